@@ -1,0 +1,20 @@
+//! The kernel, one call per function, under its man-page name.
+//!
+//! Everything here may be called between `clone3` and `execve`: no allocation, no lock, no log, no panic.
+//! Arguments are borrowed (`&CStr`, `BorrowedFd`), results are owned or `Copy`, and an error names the call.
+//! All `unsafe` of the project lives below this module.
+#![allow(unsafe_code)]
+
+pub mod bpf;
+pub mod clone;
+pub mod cred;
+mod error;
+pub mod fs;
+pub mod mount;
+pub mod ns;
+pub mod pipe;
+pub mod process;
+pub mod socket;
+pub mod tty;
+
+pub use error::{Error, Result};
