@@ -1,2 +1,50 @@
-//! placeholder
-pub fn main() -> std::process::ExitCode { std::process::ExitCode::SUCCESS }
+//! containerd's contract: command line and bootstrap, the task service, events, log.
+//!
+//! One binary, five ways to be called; `args` tells them apart and every one has a file of its own.
+
+pub mod args;
+pub mod bootstrap;
+mod daemon;
+pub mod error;
+mod info;
+pub mod log;
+pub mod options;
+mod placement;
+pub mod proto;
+pub mod serve;
+pub mod socket;
+mod start;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use args::{Action, Args};
+
+/// The runtime's name as clients give it.
+pub const RUNTIME: &str = "io.containerd.myshim.v1";
+/// The binary's name, which containerd derives from [`RUNTIME`].
+pub const BINARY: &str = "containerd-shim-myshim-v1";
+
+/// Reads the command line and does what it asks. A failure is one line on stderr and exit code 1.
+pub fn main() -> ExitCode {
+    let done = Args::parse(std::env::args_os().skip(1)).map_err(Into::into).and_then(dispatch);
+    done.unwrap_or_else(|e| {
+        let _ = writeln!(std::io::stderr(), "{BINARY}: {e}");
+        ExitCode::FAILURE
+    })
+}
+
+fn dispatch(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    match args.action {
+        Action::Start => Ok(start::run(&args)?),
+        Action::Delete => Err("delete is not served yet".into()),
+        Action::Info => info::run(),
+        Action::Version => print(&info::version()),
+        Action::Help => print(args::HELP),
+    }
+}
+
+fn print(text: &str) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}

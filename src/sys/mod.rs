@@ -5,9 +5,12 @@
 //! All `unsafe` of the project lives below this module.
 #![allow(unsafe_code)]
 
+#[cfg(debug_assertions)]
+mod alloc_guard;
 pub mod bpf;
 pub mod clone;
 pub mod cred;
+pub mod daemon;
 mod error;
 pub mod fs;
 pub mod mount;

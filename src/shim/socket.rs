@@ -1,0 +1,168 @@
+//! The shim's socket: where it lies, who owns it, and what to do with one that is there already (unix(7)).
+//!
+//! The path is a function of containerd's address, the namespace and the group, so that every `start` for one pod finds
+//! the same shim.
+
+use std::fs::{DirBuilder, File};
+use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::sys;
+
+/// Where containerd keeps shim sockets unless it says otherwise.
+pub const DEFAULT_DIR: &str = "/run/containerd/s";
+
+/// `sun_path` without its terminating zero.
+const MAX_PATH: usize = 107;
+
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    #[error(
+        "socket path {path}: {length} bytes, and a unix socket's path holds at most {MAX_PATH}: choose a shorter socket directory"
+    )]
+    TooLong { path: PathBuf, length: usize },
+    #[error("{doing} {path}: {source}")]
+    Call { doing: &'static str, path: PathBuf, source: io::Error },
+}
+
+/// What [`claim`] found.
+#[derive(Debug)]
+pub enum Claim {
+    /// The socket is ours, bound and listening.
+    Ours(OwnedFd),
+    /// A running shim listens there.
+    Live,
+}
+
+/// `<dir>/<sha256 of "grpc_address/namespace/group">`.
+pub fn path(dir: &Path, grpc_address: &str, namespace: &str, group: &str) -> Result<PathBuf, SocketError> {
+    let digest = Sha256::digest(format!("{grpc_address}/{namespace}/{group}"));
+    let path = dir.join(digest.iter().map(|b| format!("{b:02x}")).collect::<String>());
+    match path.as_os_str().len() {
+        length if length > MAX_PATH => Err(SocketError::TooLong { path, length }),
+        _ => Ok(path),
+    }
+}
+
+/// The address a client dials.
+pub fn address(path: &Path) -> String {
+    format!("unix://{}", path.display())
+}
+
+/// Binds and listens at `path`, unless a living shim does already. A stale socket is replaced.
+///
+/// Call from a process with one thread: the umask is changed for the moment of binding.
+pub fn claim(path: &Path) -> Result<Claim, SocketError> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let _turn = lock(dir)?;
+    match bind(path) {
+        Err(e) if e.kind() == ErrorKind::AddrInUse => {}
+        other => return other.map(Claim::Ours).map_err(failed("bind", path)),
+    }
+    if is_live(path).map_err(failed("connect to", path))? {
+        return Ok(Claim::Live);
+    }
+    std::fs::remove_file(path).map_err(failed("remove the stale socket", path))?;
+    bind(path).map(Claim::Ours).map_err(failed("bind", path))
+}
+
+/// One `start` at a time looks at the sockets of a directory.
+///
+/// ORDER: taken before bind(2) and held until after listen(2): in between, a new socket refuses connections just as a
+/// stale one does, and another `start` would remove it.
+fn lock(dir: &Path) -> Result<File, SocketError> {
+    let open = || File::open(dir);
+    let file = open().or_else(|e| {
+        if e.kind() != ErrorKind::NotFound {
+            return Err(e);
+        }
+        DirBuilder::new().recursive(true).mode(0o711).create(dir)?;
+        open()
+    });
+    let file = file.map_err(failed("open the socket directory", dir))?;
+    file.lock().map_err(failed("lock the socket directory", dir))?;
+    Ok(file)
+}
+
+/// Binds with mode 0600 from the first moment.
+fn bind(path: &Path) -> io::Result<OwnedFd> {
+    let before = sys::fs::umask(0o177);
+    let listener = UnixListener::bind(path);
+    sys::fs::umask(before);
+    listener.map(OwnedFd::from)
+}
+
+/// Whether somebody accepts connections at `path`.
+fn is_live(path: &Path) -> io::Result<bool> {
+    match UnixStream::connect(path) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::ConnectionRefused => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SocketError {
+    let path = path.to_owned();
+    move |source| SocketError::Call { doing, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_path_is_the_hash_of_address_namespace_and_group() {
+        // printf %s /run/containerd/containerd.sock/default/c1 | sha256sum
+        let path = path(Path::new("/s"), "/run/containerd/containerd.sock", "default", "c1").unwrap();
+        assert_eq!(path, Path::new("/s/d25aa4ef11a84e954e74a5bcff06557d0b6ea8d0c00243896f29826694bbd888"));
+        assert_eq!(address(&path), format!("unix://{}", path.display()));
+    }
+
+    #[test]
+    fn a_path_too_long_for_the_kernel_is_refused() {
+        let dir = PathBuf::from(format!("/{}", "d".repeat(42)));
+        assert!(path(&dir, "a", "b", "c").is_err());
+        assert!(path(Path::new(&dir.to_string_lossy()[..42]), "a", "b", "c").is_ok());
+    }
+
+    #[test]
+    fn a_claimed_socket_is_private_and_its_directory_not_listable() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = tmp.path().join("s");
+        let path = dir.join("x");
+        let claim = claim(&path).unwrap();
+        assert!(matches!(claim, Claim::Ours(_)));
+        let mode = |p: &Path| p.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&dir), mode(&path)), (0o711, 0o600));
+    }
+
+    #[test]
+    fn a_live_socket_is_left_alone_and_a_stale_one_replaced() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("x");
+        let first = claim(&path).unwrap();
+        assert!(matches!(claim(&path).unwrap(), Claim::Live));
+        drop(first);
+        assert!(path.exists());
+        assert!(matches!(claim(&path).unwrap(), Claim::Ours(_)));
+    }
+
+    #[test]
+    fn of_many_that_claim_a_stale_socket_one_wins() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("x");
+        drop(claim(&path).unwrap());
+        let claims: Vec<_> = std::thread::scope(|s| {
+            let threads: Vec<_> = (0..8).map(|_| s.spawn(|| claim(&path).unwrap())).collect();
+            threads.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        assert_eq!(claims.iter().filter(|c| matches!(c, Claim::Ours(_))).count(), 1);
+    }
+}

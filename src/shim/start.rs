@@ -1,0 +1,212 @@
+//! The action `start`: find or make the shim of this container's group, and say where it listens.
+//!
+//! ```text
+//! containerd --exec--> start: stdin, config.json, bind, listen, address
+//!                        |----fork----> the shim: setsid, no descriptor of ours, serve
+//!                        '--> reply on stdout, exit
+//! ```
+//!
+//! Everything that can fail happens before the fork, so that it is told on stderr and leaves nothing behind. The shim
+//! inherits what the process has made of itself by then: OOM score, cgroup, scheduling cookie.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::args::Args;
+use super::bootstrap::{self, BootstrapError, Environment, Request};
+use super::options::{self, OptionsError, Resolved};
+use super::serve::ServeArgs;
+use super::socket::{self, Claim, SocketError};
+use super::{daemon, placement};
+use crate::sys;
+
+/// The annotations that name a group, in the order of their rank.
+const GROUP_ANNOTATIONS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error(transparent)]
+    Placement(#[from] placement::PlacementError),
+    #[error("{doing} {path}: {source}")]
+    File { doing: &'static str, path: PathBuf, source: io::Error },
+    #[error("read {path}: {source}")]
+    Spec { path: PathBuf, source: serde_json::Error },
+    #[error("start the shim: {0}")]
+    Fork(sys::Error),
+    #[error("write the reply to stdout: {0}")]
+    Reply(io::Error),
+}
+
+/// Runs `start`: returns twice when it starts a shim, in the caller's process and, at the end of its life, in the shim.
+pub fn run(args: &Args) -> Result<ExitCode, StartError> {
+    let request = Request::parse(&bootstrap::read_stdin()?, args, Environment::read())?;
+    let bundle = std::env::current_dir().map_err(file("find the bundle,", Path::new(".")))?;
+    let annotations = annotations(&bundle)?;
+    let group = group(&annotations).unwrap_or(&request.id).to_owned();
+    let resolved = options::resolve(request.options.as_slice(), &annotations)?;
+    let dir = request.socket_dir.clone().unwrap_or_else(|| socket::DEFAULT_DIR.into());
+    let path = socket::path(&dir, &request.grpc_address, &request.namespace, &group)?;
+    let address = socket::address(&path);
+    let mut undo = Undo::default();
+    let listener = match socket::claim(&path)? {
+        Claim::Ours(listener) => Some(listener),
+        Claim::Live => None,
+    };
+    if listener.is_some() {
+        undo.0.push(path.clone());
+    }
+    let file_path = bundle.join("address");
+    undo.0.push(file_path.clone());
+    fs::write(&file_path, &address).map_err(file("write", &file_path))?;
+
+    let Some(listener) = listener else {
+        reply(&request, &address)?;
+        return Ok(undo.keep());
+    };
+    placement::apply(&resolved.options.shim_cgroup)?;
+    match sys::daemon::fork().map_err(StartError::Fork)? {
+        None => {
+            undo.keep();
+            Ok(become_shim(listener, request, bundle, path, group, resolved))
+        }
+        Some(pid) => {
+            // A shim whose address nobody got would wait for its first call in vain.
+            reply(&request, &address).inspect_err(|_| {
+                let _ = sys::process::kill(pid, libc::SIGKILL);
+            })?;
+            Ok(undo.keep())
+        }
+    }
+}
+
+fn become_shim(
+    listener: OwnedFd,
+    request: Request,
+    bundle: PathBuf,
+    socket_path: PathBuf,
+    group: String,
+    resolved: Resolved,
+) -> ExitCode {
+    let detached = daemon::detach(listener);
+    super::log::init(&bundle, request.level, &request.namespace, &request.id);
+    let listener = match detached {
+        Ok(listener) => listener,
+        Err(e) => {
+            ::log::error!("detach the shim from its starter: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    for warning in resolved.warnings {
+        ::log::warn!("{warning}");
+    }
+    super::serve::run(ServeArgs {
+        listener,
+        namespace: request.namespace,
+        id: request.id,
+        bundle,
+        grpc_address: request.grpc_address,
+        ttrpc_address: request.ttrpc_address,
+        socket_path,
+        level: request.level,
+        options: resolved.options,
+        group,
+    })
+}
+
+fn reply(request: &Request, address: &str) -> Result<(), StartError> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(&bootstrap::reply(request.dialect, address)).map_err(StartError::Reply)?;
+    stdout.flush().map_err(StartError::Reply)
+}
+
+/// The one part of config.json that `start` needs.
+#[derive(Debug, Default, serde::Deserialize)]
+struct Shallow {
+    #[serde(default)]
+    annotations: Option<HashMap<String, String>>,
+}
+
+fn annotations(bundle: &Path) -> Result<HashMap<String, String>, StartError> {
+    let path = bundle.join("config.json");
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        // COMPAT: a sandbox made through the sandbox API has a bundle without a spec.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(HashMap::new()),
+        Err(e) => return Err(file("read", &path)(e)),
+    };
+    let shallow: Shallow =
+        serde_json::from_slice(&text).map_err(|source| StartError::Spec { path, source })?;
+    Ok(shallow.annotations.unwrap_or_default())
+}
+
+fn group(annotations: &HashMap<String, String>) -> Option<&str> {
+    GROUP_ANNOTATIONS.iter().find_map(|name| annotations.get(*name)).map(String::as_str)
+}
+
+/// The files to remove again unless `start` succeeds.
+#[derive(Default)]
+struct Undo(Vec<PathBuf>);
+
+impl Undo {
+    fn keep(mut self) -> ExitCode {
+        self.0.clear();
+        ExitCode::SUCCESS
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            // The error that brought us here is the one to tell.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StartError {
+    let path = path.to_owned();
+    move |source| StartError::File { doing, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+        pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
+    }
+
+    #[test]
+    fn the_runtime_annotation_outranks_the_sandbox() {
+        let sandbox = ("io.kubernetes.cri.sandbox-id", "pod");
+        assert_eq!(group(&map(&[sandbox])), Some("pod"));
+        assert_eq!(group(&map(&[sandbox, ("io.containerd.runc.v2.group", "g")])), Some("g"));
+        assert_eq!(group(&map(&[])), None);
+    }
+
+    #[test]
+    fn annotations_are_read_from_the_spec_and_may_be_missing() {
+        let tmp = tempfile::tempdir().unwrap();
+        assert!(annotations(tmp.path()).unwrap().is_empty());
+        for (spec, count) in [
+            (r#"{"ociVersion":"1.2.0"}"#, 0),
+            (r#"{"annotations":null}"#, 0),
+            (r#"{"annotations":{"a":"b"},"process":{"args":["x"]}}"#, 1),
+        ] {
+            fs::write(tmp.path().join("config.json"), spec).unwrap();
+            assert_eq!(annotations(tmp.path()).unwrap().len(), count, "{spec}");
+        }
+        fs::write(tmp.path().join("config.json"), "{").unwrap();
+        assert!(annotations(tmp.path()).unwrap_err().to_string().contains("config.json"));
+    }
+}
