@@ -1,1 +1,8 @@
-//! placeholder
+//! The OCI runtime spec as values: parsing, refusals, mount options, capabilities, features. Imports no other layer.
+
+mod amend;
+pub mod error;
+pub mod mount_options;
+pub mod spec;
+
+pub use error::{Error, Result};

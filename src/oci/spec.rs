@@ -1,0 +1,106 @@
+//! `config.json`, an exec's process and an update's resources: from bytes to oci-spec's types.
+//!
+//! Decides what is well-formed; whether it can be carried out is `validate`'s. The strict parse comes first because
+//! it is fast and nearly always enough; only what it refuses is looked at again, as `amend` describes.
+//! <https://github.com/opencontainers/runtime-spec/blob/v1.3.0/config.md>
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use oci_spec::runtime::{LinuxResources, Process};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use serde_json::error::Category;
+
+use super::{Error, Result, amend};
+
+pub type Spec = oci_spec::runtime::Spec;
+
+/// What was tolerated, each a sentence for the log.
+pub type Warnings = Vec<String>;
+
+/// Reads the bundle's `config.json`.
+pub fn load(bundle: &Path) -> Result<(Spec, Warnings)> {
+    let path = bundle.join("config.json");
+    decode(&path.display().to_string(), &read(&path)?, amend::spec)
+}
+
+/// `config.json` from memory.
+pub fn parse(json: &[u8]) -> Result<(Spec, Warnings)> {
+    decode("config.json", json, amend::spec)
+}
+
+/// The process of an exec request.
+pub fn parse_process(json: &[u8]) -> Result<(Process, Warnings)> {
+    decode("the exec's process", json, amend::process)
+}
+
+/// The resources of an update request.
+pub fn parse_resources(json: &[u8]) -> Result<LinuxResources> {
+    decode("the update's resources", json, amend::resources).map(|(resources, _)| resources)
+}
+
+/// Only the annotations, for `start`, which needs nothing else of the spec.
+pub fn annotations_only(bundle: &Path) -> Result<HashMap<String, String>> {
+    #[derive(Deserialize)]
+    struct Annotations {
+        #[serde(default)]
+        annotations: Option<HashMap<String, String>>,
+    }
+    let path = bundle.join("config.json");
+    let (found, _) = decode::<Annotations>(&path.display().to_string(), &read(&path)?, amend::spec)?;
+    Ok(found.annotations.unwrap_or_default())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|cause| Error::Read { path: path.to_owned(), cause })
+}
+
+type Amend = fn(&mut Value, &mut Warnings);
+
+fn decode<T: DeserializeOwned>(document: &str, json: &[u8], amend: Amend) -> Result<(T, Warnings)> {
+    match serde_json::from_slice(json) {
+        Ok(value) => Ok((value, Warnings::new())),
+        Err(_) => decode_leniently(document, json, amend),
+    }
+}
+
+#[cold]
+fn decode_leniently<T: DeserializeOwned>(document: &str, json: &[u8], amend: Amend) -> Result<(T, Warnings)> {
+    let mut value: Value = serde_json::from_slice(json).map_err(|cause| not_json(document, json, &cause))?;
+    if !value.is_object() {
+        return Err(Error::Json {
+            document: document.into(),
+            place: "the top level".into(),
+            message: "must be a JSON object".into(),
+        });
+    }
+    let mut warnings = Warnings::new();
+    amend(&mut value, &mut warnings);
+    let parsed = serde_path_to_error::deserialize(value).map_err(|cause| Error::Json {
+        document: document.into(),
+        place: cause.path().to_string(),
+        message: cause.inner().to_string(),
+    })?;
+    Ok((parsed, warnings))
+}
+
+fn not_json(document: &str, json: &[u8], cause: &serde_json::Error) -> Error {
+    let message = if json.is_empty() {
+        "the document is empty; write it whole before Create".into()
+    } else if cause.classify() == Category::Eof {
+        "the document ends in the middle; write it whole before Create".into()
+    } else {
+        // serde_json ends its sentence with the place, which stands before it here.
+        let text = cause.to_string();
+        let end = text.rfind(" at line ").unwrap_or(text.len());
+        format!("not JSON: {}", &text[..end])
+    };
+    let place = format!("line {}, column {}", cause.line(), cause.column());
+    Error::Json { document: document.into(), place, message }
+}
+
+#[cfg(test)]
+#[path = "spec_tests.rs"]
+mod tests;
