@@ -11,6 +11,7 @@ pub mod log;
 pub mod options;
 mod placement;
 pub mod proto;
+pub mod publisher;
 pub mod serve;
 pub mod socket;
 mod start;

@@ -1,0 +1,139 @@
+//! One process of a task, init or exec'd: where it stands in its life, its streams, its end.
+//!
+//! ```text
+//!            start            exit
+//!  Created ---------> Running ------> Stopped        (Paused is the container's affair)
+//!     `------------------ exit ----------^           killed before its start
+//! ```
+
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
+
+use protobuf::well_known_types::timestamp::Timestamp;
+use tokio::sync::watch;
+
+use crate::engine;
+use crate::stdio::{Io, Request};
+
+/// How a process ended, final.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// The exit code, or 128 + the signal that ended it.
+    pub status: u32,
+    pub at: SystemTime,
+}
+
+impl Exit {
+    pub fn now(status: u32) -> Self {
+        Self { status, at: SystemTime::now() }
+    }
+
+    pub fn timestamp(&self) -> Timestamp {
+        let since = self.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let mut t = Timestamp::new();
+        t.seconds = since.as_secs() as i64;
+        t.nanos = since.subsec_nanos() as i32;
+        t
+    }
+}
+
+/// Where a process stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Created,
+    Running,
+    Stopped(Exit),
+}
+
+/// A process as the task API knows it.
+pub struct Process {
+    /// Empty for init.
+    pub exec_id: String,
+    pub streams: Request,
+    /// Serialises start against exit, so that events keep their order.
+    pub order: tokio::sync::Mutex<()>,
+    io: Mutex<Option<Io>>,
+    status: Mutex<Status>,
+    running: Mutex<Option<engine::Process>>,
+    ended: watch::Sender<Option<Exit>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+impl Process {
+    pub fn new(exec_id: &str, streams: Request) -> Self {
+        Self {
+            exec_id: exec_id.into(),
+            streams,
+            order: tokio::sync::Mutex::new(()),
+            io: Mutex::new(None),
+            status: Mutex::new(Status::Created),
+            running: Mutex::new(None),
+            ended: watch::channel(None).0,
+        }
+    }
+
+    pub fn is_init(&self) -> bool {
+        self.exec_id.is_empty()
+    }
+
+    pub fn status(&self) -> Status {
+        *lock(&self.status)
+    }
+
+    pub fn set_running(&self) {
+        let mut status = lock(&self.status);
+        if *status == Status::Created {
+            *status = Status::Running;
+        }
+    }
+
+    /// The end: from here on `Wait` answers.
+    pub fn set_stopped(&self, exit: Exit) {
+        *lock(&self.status) = Status::Stopped(exit);
+        self.ended.send_replace(Some(exit));
+    }
+
+    pub fn exit(&self) -> Option<Exit> {
+        *self.ended.borrow()
+    }
+
+    /// Waits for the end.
+    pub async fn ended(&self) -> Exit {
+        let mut seen = self.ended.subscribe();
+        loop {
+            if let Some(exit) = *seen.borrow_and_update() {
+                return exit;
+            }
+            // The sender lives in `self`: this can only mean that a value came.
+            let _ = seen.changed().await;
+        }
+    }
+
+    pub fn attach(&self, process: engine::Process) {
+        *lock(&self.running) = Some(process);
+    }
+
+    /// The kernel's process; nothing before its start.
+    pub fn kernel(&self) -> Option<engine::Process> {
+        lock(&self.running).clone()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.kernel().map_or(0, |process| process.pid as u32)
+    }
+
+    pub fn set_io(&self, io: Io) {
+        *lock(&self.io) = Some(io);
+    }
+
+    pub fn io(&self) -> Option<Io> {
+        lock(&self.io).clone()
+    }
+
+    pub fn take_io(&self) -> Option<Io> {
+        lock(&self.io).take()
+    }
+}

@@ -1,0 +1,250 @@
+//! The journal of events: one ordered queue, one sender, nothing lost while the shim lives.
+//!
+//! ```text
+//! service, reaper --publish--> queue --one in flight--> Events/Forward at TTRPC_ADDRESS
+//!                                ^                        |
+//!                                '--- stays in front <----' until containerd has answered
+//! ```
+//!
+//! An event leaves the queue when containerd has acknowledged it. Until then it is sent again, over a new connection
+//! and after a growing pause: a lost answer makes a duplicate, which containerd tolerates, and never a gap. The queue is
+//! bounded by what can happen to the shim's live tasks: a daemon that is away asks for no new ones.
+//!
+//! An idle journal has no timer. Its connection is kept, and found dead only when it is used again.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use containerd_shim_protos::shim::event::Envelope;
+use containerd_shim_protos::shim::events::ForwardRequest;
+use containerd_shim_protos::shim_async::{Client, EventsClient};
+use containerd_shim_protos::topics;
+use protobuf::Message;
+use protobuf::well_known_types::timestamp::Timestamp;
+use tokio::net::UnixStream;
+use tokio::sync::Notify;
+use ttrpc::asynchronous::transport::Socket;
+
+use super::proto::{Any, events};
+
+/// A task event: a message that has a topic.
+pub trait Event: Message {
+    const TOPIC: &'static str;
+}
+
+macro_rules! events {
+    ($($message:ident = $topic:ident;)*) => {$(
+        impl Event for events::$message {
+            const TOPIC: &'static str = topics::$topic;
+        }
+    )*};
+}
+
+events! {
+    TaskCreate = TASK_CREATE_EVENT_TOPIC;
+    TaskStart = TASK_START_EVENT_TOPIC;
+    TaskOOM = TASK_OOM_EVENT_TOPIC;
+    TaskExit = TASK_EXIT_EVENT_TOPIC;
+    TaskDelete = TASK_DELETE_EVENT_TOPIC;
+    TaskExecAdded = TASK_EXEC_ADDED_EVENT_TOPIC;
+    TaskExecStarted = TASK_EXEC_STARTED_EVENT_TOPIC;
+    TaskPaused = TASK_PAUSED_EVENT_TOPIC;
+    TaskResumed = TASK_RESUMED_EVENT_TOPIC;
+    TaskCheckpointed = TASK_CHECKPOINTED_EVENT_TOPIC;
+}
+
+/// How long the sender waits for what.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// For containerd's answer to one event.
+    call: Duration,
+    /// After the first failure; doubled by each further one.
+    first_pause: Duration,
+    longest_pause: Duration,
+}
+
+const PACE: Pace = Pace {
+    call: Duration::from_secs(10),
+    first_pause: Duration::from_millis(50),
+    longest_pause: Duration::from_secs(5),
+};
+
+/// Where events are published. Clones share one queue.
+#[derive(Clone)]
+pub struct Journal(Option<Arc<Shared>>);
+
+struct Shared {
+    queue: Mutex<VecDeque<ForwardRequest>>,
+    namespace: String,
+    /// Something was queued.
+    queued: Notify,
+    /// The queue became empty.
+    drained: Notify,
+    /// Somebody waits for the queue to become empty: cut the pause short.
+    hurry: Notify,
+}
+
+impl Journal {
+    /// A journal that delivers to containerd at `ttrpc_address`. Must be called inside the runtime.
+    pub fn new(ttrpc_address: &str, namespace: &str) -> Self {
+        Self::with_pace(ttrpc_address, namespace, PACE)
+    }
+
+    fn with_pace(ttrpc_address: &str, namespace: &str, pace: Pace) -> Self {
+        if ttrpc_address.is_empty() {
+            ::log::warn!("containerd gave no TTRPC_ADDRESS: events have nowhere to go and are discarded");
+            return Self(None);
+        }
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            namespace: namespace.to_owned(),
+            queued: Notify::new(),
+            drained: Notify::new(),
+            hurry: Notify::new(),
+        });
+        let path = ttrpc_address.strip_prefix("unix://").unwrap_or(ttrpc_address).to_owned();
+        tokio::spawn(Sender { shared: shared.clone(), path, pace, link: None }.run());
+        Self(Some(shared))
+    }
+
+    /// Queues an event behind all earlier ones. Never waits; may be called from any thread.
+    pub fn publish<E: Event>(&self, event: &E, at: SystemTime) {
+        let Some(shared) = &self.0 else { return };
+        let any = Any {
+            type_url: format!("containerd.events.{}", E::NAME),
+            // Encoding into memory fails only above 2 GiB.
+            value: event.write_to_bytes().unwrap_or_default(),
+            ..Default::default()
+        };
+        let envelope = Envelope {
+            timestamp: Some(timestamp(at)).into(),
+            namespace: shared.namespace.clone(),
+            topic: E::TOPIC.to_owned(),
+            event: Some(any).into(),
+            ..Default::default()
+        };
+        shared.queue().push_back(ForwardRequest { envelope: Some(envelope).into(), ..Default::default() });
+        shared.queued.notify_one();
+    }
+
+    /// Waits until everything is delivered, but no longer than `limit`. Returns how many events are left.
+    pub async fn flush(&self, limit: Duration) -> usize {
+        let Some(shared) = &self.0 else { return 0 };
+        shared.hurry.notify_one();
+        // A time-out is no error here: the caller reads it off the number of events left.
+        let _ = tokio::time::timeout(limit, shared.drained()).await;
+        shared.queue().len()
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, VecDeque<ForwardRequest>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The oldest event, once there is one.
+    async fn front(&self) -> ForwardRequest {
+        loop {
+            if let Some(request) = self.queue().front().cloned() {
+                return request;
+            }
+            self.queued.notified().await;
+        }
+    }
+
+    fn pop(&self) {
+        let mut queue = self.queue();
+        queue.pop_front();
+        if queue.is_empty() {
+            queue.shrink_to(16);
+            self.drained.notify_waiters();
+        }
+    }
+
+    async fn drained(&self) {
+        loop {
+            // ORDER: registered before the look at the queue, or the last delivery could slip in between.
+            let drained = self.drained.notified();
+            if self.queue().is_empty() {
+                return;
+            }
+            drained.await;
+        }
+    }
+}
+
+struct Sender {
+    shared: Arc<Shared>,
+    path: String,
+    pace: Pace,
+    link: Option<EventsClient>,
+}
+
+impl Sender {
+    async fn run(mut self) {
+        let mut pause = self.pace.first_pause;
+        loop {
+            let request = self.shared.front().await;
+            // A kept connection may have died while nothing was sent; that is no reason to pause.
+            let kept = self.link.is_some();
+            match self.deliver(&request).await {
+                Ok(()) => {
+                    self.shared.pop();
+                    pause = self.pace.first_pause;
+                }
+                Err(e) if is_refusal(&e) => {
+                    // Sent again it would be refused again, and everything behind it would wait for ever.
+                    ::log::error!("publish {}: containerd refuses the event: {e}", request.envelope.topic);
+                    self.shared.pop();
+                }
+                Err(e) => {
+                    self.link = None;
+                    if !kept {
+                        self.wait(pause, &request, e).await;
+                        pause = (pause * 2).min(self.pace.longest_pause);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn deliver(&mut self, request: &ForwardRequest) -> ttrpc::Result<()> {
+        let link = match &self.link {
+            Some(link) => link,
+            None => self.link.insert(connect(&self.path).await?),
+        };
+        link.forward(ttrpc::context::with_duration(self.pace.call), request).await.map(drop)
+    }
+
+    async fn wait(&self, pause: Duration, request: &ForwardRequest, e: ttrpc::Error) {
+        if pause == self.pace.first_pause {
+            ::log::warn!("publish {}: {e}; trying again until containerd answers", request.envelope.topic);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = self.shared.hurry.notified() => {}
+        }
+    }
+}
+
+/// Connects without blocking the thread: ttrpc's own connect waits in the kernel while a stopped daemon's backlog is full.
+async fn connect(path: &str) -> ttrpc::Result<EventsClient> {
+    let stream = UnixStream::connect(path).await;
+    let stream = stream.map_err(|e| ttrpc::Error::Socket(format!("connect to {path}: {e}")))?;
+    Ok(EventsClient::new(Client::new(Socket::from(stream))))
+}
+
+/// Whether containerd has judged the event itself, rather than failed to take it.
+fn is_refusal(e: &ttrpc::Error) -> bool {
+    matches!(e, ttrpc::Error::RpcStatus(status) if status.code() == ttrpc::Code::INVALID_ARGUMENT)
+}
+
+fn timestamp(at: SystemTime) -> Timestamp {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp { seconds: since.as_secs() as i64, nanos: since.subsec_nanos() as i32, ..Default::default() }
+}
+
+#[cfg(test)]
+#[path = "publisher_tests.rs"]
+mod tests;

@@ -1,0 +1,100 @@
+//! A task: a container with its processes, as containerd sees it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::error;
+use super::options::Options;
+use super::process::{Process, Status};
+use crate::engine::Container;
+
+/// One container of this shim.
+pub struct Task {
+    pub id: String,
+    pub bundle: PathBuf,
+    pub container: Arc<Container>,
+    pub init: Arc<Process>,
+    pub options: Options,
+    execs: Mutex<HashMap<String, Arc<Exec>>>,
+    /// Exec starts hold it shared, the end of init takes it alone: no exec can start behind init's back.
+    pub life: tokio::sync::RwLock<()>,
+    ending: AtomicBool,
+    paused: AtomicBool,
+}
+
+/// An exec'd process and what it will be, until it is.
+pub struct Exec {
+    pub process: Arc<Process>,
+    pub spec: Mutex<Option<oci_spec::runtime::Process>>,
+}
+
+impl Task {
+    pub fn new(bundle: PathBuf, container: Container, init: Arc<Process>, options: Options) -> Self {
+        Self {
+            id: container.id.clone(),
+            bundle,
+            container: Arc::new(container),
+            init,
+            options,
+            execs: Mutex::default(),
+            life: tokio::sync::RwLock::new(()),
+            ending: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
+        }
+    }
+
+    fn execs(&self) -> MutexGuard<'_, HashMap<String, Arc<Exec>>> {
+        self.execs.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The process called `exec_id`; init for the empty name.
+    pub fn process(&self, exec_id: &str) -> ttrpc::Result<Arc<Process>> {
+        match exec_id {
+            "" => Ok(self.init.clone()),
+            _ => self.exec(exec_id).map(|exec| exec.process.clone()),
+        }
+    }
+
+    pub fn exec(&self, exec_id: &str) -> ttrpc::Result<Arc<Exec>> {
+        let found = self.execs().get(exec_id).cloned();
+        found.ok_or_else(|| error::not_found(format!("process {exec_id} does not exist in container {}", self.id)))
+    }
+
+    pub fn add_exec(&self, exec_id: &str, exec: Exec) -> ttrpc::Result<()> {
+        match self.execs().entry(exec_id.into()) {
+            std::collections::hash_map::Entry::Occupied(_) => Err(error::already_exists(format!("id {exec_id}"))),
+            std::collections::hash_map::Entry::Vacant(place) => {
+                place.insert(Arc::new(exec));
+                Ok(())
+            }
+        }
+    }
+
+    pub fn remove_exec(&self, exec_id: &str) {
+        self.execs().remove(exec_id);
+    }
+
+    /// All exec'd processes, whatever their state.
+    pub fn exec_processes(&self) -> Vec<Arc<Process>> {
+        self.execs().values().map(|exec| exec.process.clone()).collect()
+    }
+
+    /// Init has ended, though perhaps not everything about it is known yet.
+    pub fn set_ending(&self) {
+        self.ending.store(true, Ordering::Release);
+    }
+
+    pub fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
+    }
+
+    pub fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Release);
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Acquire) && self.init.status() == Status::Running
+    }
+}
