@@ -66,7 +66,7 @@ impl Args {
         let mut args = Args::default();
         let mut words = words.peekable();
         let mut action = None;
-        while let Some(flag) = words.next_if(|w| is_flag(w)) {
+        while let Some(flag) = words.next_if(is_flag) {
             if flag == "--" {
                 break;
             }

@@ -152,10 +152,10 @@ fn level(wire: i32) -> LevelFilter {
     const INFO: i32 = LogLevel::LOG_LEVEL_INFO as i32;
     const WARN: i32 = LogLevel::LOG_LEVEL_WARN as i32;
     match wire {
-        ..=TRACE => LevelFilter::Trace,
-        ..=DEBUG => LevelFilter::Debug,
-        ..=INFO => LevelFilter::Info,
-        ..=WARN => LevelFilter::Warn,
+        w if w <= TRACE => LevelFilter::Trace,
+        w if w <= DEBUG => LevelFilter::Debug,
+        w if w <= INFO => LevelFilter::Info,
+        w if w <= WARN => LevelFilter::Warn,
         _ => LevelFilter::Error,
     }
 }
