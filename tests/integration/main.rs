@@ -1,0 +1,9 @@
+//! The shim as containerd and its clients see it, on a real kernel: one binary, one module per subject.
+//!
+//! Every test holds for containerd-shim-runc-v2 as well (`SHIM_UNDER_TEST=runc`), but for the table of differences in
+//! `support/differences.rs`. Run through `hack/test.sh`, which also looks for leaks at the end.
+
+mod support;
+
+mod api_lifecycle;
+mod ctr_run;

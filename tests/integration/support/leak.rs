@@ -1,0 +1,51 @@
+//! What a container must not leave behind, looked up in the kernel's own lists.
+
+use super::subject;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Every cgroup folder, in any hierarchy, whose path ends like this.
+pub fn cgroups(path: &str) -> Vec<PathBuf> {
+    let path = path.trim_start_matches('/');
+    let root = Path::new("/sys/fs/cgroup");
+    let mut hierarchies = vec![root.to_owned()];
+    if !subject::cgroup_v2() {
+        hierarchies = fs::read_dir(root).expect("list /sys/fs/cgroup").map(|entry| entry.expect("entry").path()).collect();
+    }
+    hierarchies.into_iter().map(|hierarchy| hierarchy.join(path)).filter(|folder| folder.is_dir()).collect()
+}
+
+/// Mount points of this mount namespace that lie below a folder.
+pub fn mounts_below(folder: &Path) -> Vec<String> {
+    let folder = folder.display().to_string();
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("read mountinfo");
+    table.lines().filter_map(|line| line.split(' ').nth(4)).filter(|point| point.starts_with(&folder)).map(str::to_owned).collect()
+}
+
+pub fn alive(pid: i32) -> bool {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => !stat.rsplit(')').next().unwrap_or("").trim_start().starts_with(['Z', 'X']),
+        Err(_) => false,
+    }
+}
+
+/// Pids of live processes with this text somewhere in their command line or environment.
+pub fn processes_naming(text: &str) -> Vec<i32> {
+    let pids = fs::read_dir("/proc").expect("list /proc").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &i32| {
+        let file = |name| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        *pid != std::process::id() as i32 && String::from_utf8_lossy(&file("cmdline")).contains(text) && alive(*pid)
+    })
+    .collect()
+}
+
+pub fn processes_in(cgroup: &str) -> Vec<i32> {
+    let mut pids = Vec::new();
+    for folder in cgroups(cgroup) {
+        let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+        pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+    }
+    pids.sort_unstable();
+    pids.dedup();
+    pids
+}
