@@ -1,1 +1,21 @@
-//! placeholder
+//! spec -> plan -> child -> container: the OCI runtime. Synchronous; knows no tokio, ttrpc or containerd.
+
+pub mod cgroup;
+mod child;
+mod container;
+mod create;
+mod error;
+mod exec;
+mod hooks;
+mod idmap;
+mod passwd;
+pub mod plan;
+pub mod rootfs;
+pub mod seccomp;
+pub mod state;
+
+pub use container::{Container, KILL_WITHIN, Process, clear, poststop_of};
+pub use create::{CreateRequest, Created, create};
+pub use error::Error;
+pub use idmap::to_host;
+pub use exec::{ExecRequest, Executed};

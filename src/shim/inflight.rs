@@ -70,6 +70,11 @@ impl Inflight {
         pending
     }
 
+    /// Is there an operation, or a result nobody took, under `key`?
+    pub fn has(&self, key: &Key) -> bool {
+        self.operations.lock().unwrap_or_else(|e| e.into_inner()).contains_key(key)
+    }
+
     fn forget(&self, key: &Key) {
         self.operations.lock().unwrap_or_else(|e| e.into_inner()).remove(key);
     }

@@ -6,6 +6,17 @@ pub mod args;
 pub mod bootstrap;
 mod daemon;
 pub mod error;
+mod tasks;
+mod task;
+mod supervisor;
+mod stop;
+mod stats;
+mod service;
+mod reaper;
+mod process;
+mod inflight;
+mod delete;
+mod create;
 mod info;
 pub mod log;
 pub mod options;
@@ -38,7 +49,7 @@ pub fn main() -> ExitCode {
 fn dispatch(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
     match args.action {
         Action::Start => Ok(start::run(&args)?),
-        Action::Delete => Err("delete is not served yet".into()),
+        Action::Delete => delete::run(&args),
         Action::Info => info::run(),
         Action::Version => print(&info::version()),
         Action::Help => print(args::HELP),

@@ -6,7 +6,7 @@
 //!     `------------------ exit ----------^           killed before its start
 //! ```
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use protobuf::well_known_types::timestamp::Timestamp;
@@ -52,7 +52,9 @@ pub struct Process {
     pub streams: Request,
     /// Serialises start against exit, so that events keep their order.
     pub order: tokio::sync::Mutex<()>,
-    io: Mutex<Option<Io>>,
+    io: Mutex<Option<Arc<Io>>>,
+    /// The terminal size asked for before there was a terminal.
+    size: Mutex<Option<(u16, u16)>>,
     status: Mutex<Status>,
     running: Mutex<Option<engine::Process>>,
     ended: watch::Sender<Option<Exit>>,
@@ -69,6 +71,7 @@ impl Process {
             streams,
             order: tokio::sync::Mutex::new(()),
             io: Mutex::new(None),
+            size: Mutex::new(None),
             status: Mutex::new(Status::Created),
             running: Mutex::new(None),
             ended: watch::channel(None).0,
@@ -125,15 +128,27 @@ impl Process {
         self.kernel().map_or(0, |process| process.pid as u32)
     }
 
+    /// Takes the streams over; a size asked for earlier is set now.
     pub fn set_io(&self, io: Io) {
-        *lock(&self.io) = Some(io);
+        if let Some((width, height)) = *lock(&self.size)
+            && let Err(e) = io.resize(width, height)
+        {
+            log::warn!("setting the terminal's size: {e}");
+        }
+        *lock(&self.io) = Some(Arc::new(io));
     }
 
-    pub fn io(&self) -> Option<Io> {
+    /// Sets the terminal's size, or keeps it until there is a terminal.
+    pub fn resize(&self, width: u16, height: u16) -> Result<(), crate::stdio::Error> {
+        *lock(&self.size) = Some((width, height));
+        self.io().map_or(Ok(()), |io| io.resize(width, height))
+    }
+
+    pub fn io(&self) -> Option<Arc<Io>> {
         lock(&self.io).clone()
     }
 
-    pub fn take_io(&self) -> Option<Io> {
+    pub fn take_io(&self) -> Option<Arc<Io>> {
         lock(&self.io).take()
     }
 }

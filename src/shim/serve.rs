@@ -1,10 +1,29 @@
-//! The resident shim: a ttrpc server on the listening socket that `start` left behind.
+//! The resident shim: a ttrpc server on the listening socket that `start` left behind, on one thread.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use containerd_shim_protos::shim_async::create_task;
+use tokio::io::Interest;
+use tokio::sync::mpsc;
 
 use super::options::Options;
+use super::publisher::Journal;
+use super::service::Service;
+use super::supervisor::register;
+use super::tasks::Tasks;
+use super::{reaper, stop};
+use crate::sys;
+
+/// A worker thread that had nothing to do for so long ends: an idle shim has one thread.
+const THREAD_KEEP: Duration = Duration::from_millis(500);
+/// containerd waits 3 s for a shutdown.
+const FLUSH: Duration = Duration::from_millis(2500);
+const V2: &str = "containerd.task.v2.Task";
+const V3: &str = "containerd.task.v3.Task";
 
 /// What the daemon inherits from `start`.
 #[derive(Debug)]
@@ -22,23 +41,15 @@ pub struct ServeArgs {
     pub group: String,
 }
 
-/// Serves until the process is told to end.
+/// Serves until the last container is gone, SIGTERM, or nobody ever came.
 pub fn run(args: ServeArgs) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(e) => {
-            ::log::error!("creating the runtime: {e}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let served = runtime.block_on(async move {
-        let listener = std::os::unix::net::UnixListener::from(args.listener);
-        let listener = ttrpc::asynchronous::transport::Listener::try_from(listener)?;
-        let mut server = ttrpc::asynchronous::Server::new().add_listener(listener);
-        server.start().await.map_err(std::io::Error::other)?;
-        tokio::time::sleep(args.options.idle_timeout).await;
-        let _ = std::fs::remove_file(&args.socket_path);
-        std::io::Result::Ok(())
+    let served = prepare().and_then(|signals| {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_all().thread_keep_alive(THREAD_KEEP).build()?;
+        let served = runtime.block_on(serve(args, signals));
+        // A thread that hangs in a system call must not keep the shim.
+        runtime.shutdown_background();
+        served
     });
     match served {
         Ok(()) => ExitCode::SUCCESS,
@@ -47,4 +58,72 @@ pub fn run(args: ServeArgs) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What the process itself needs: no core, no ptrace, no fd of it seen by others (CVE-2016-9962); orphans come here.
+fn prepare() -> std::io::Result<OwnedFd> {
+    sys::cred::set_dumpable(false)?;
+    sys::cred::set_child_subreaper()?;
+    sys::process::one_arena();
+    Ok(sys::process::signalfd(&[libc::SIGTERM, libc::SIGINT, libc::SIGCHLD])?)
+}
+
+async fn serve(args: ServeArgs, signals: OwnedFd) -> std::io::Result<()> {
+    let journal = Journal::new(&args.ttrpc_address, &args.namespace);
+    let (done, mut finished) = mpsc::unbounded_channel();
+    let tasks = Tasks::new(args.namespace.clone(), journal.clone());
+    let mut server = server(&args, &tasks, done.clone())?;
+    server.start().await.map_err(std::io::Error::other)?;
+    let signals = register(signals, Interest::READABLE)?;
+    let mut idle = std::pin::pin!(tokio::time::sleep(args.options.idle_timeout));
+    let mut waiting = true;
+    loop {
+        tokio::select! {
+            _ = finished.recv() => break,
+            () = &mut idle, if waiting => {
+                waiting = false;
+                if tasks.is_empty() && !tasks.was_used() {
+                    ::log::info!("no container was created within {:?}: ending", args.options.idle_timeout);
+                    break;
+                }
+            }
+            ready = signals.readable() => {
+                let mut ready = ready?;
+                while let Some(signal) = sys::process::signalfd_read(signals.get_ref().as_fd())? {
+                    match signal {
+                        libc::SIGCHLD => reaper::later(&tasks),
+                        _ => stop::begin(&tasks, &done),
+                    }
+                }
+                ready.clear_ready();
+            }
+        }
+    }
+    end(&args, &journal).await;
+    Ok(())
+}
+
+fn server(
+    args: &ServeArgs,
+    tasks: &Tasks,
+    done: mpsc::UnboundedSender<()>,
+) -> std::io::Result<ttrpc::asynchronous::Server> {
+    let listener = std::os::unix::net::UnixListener::from(args.listener.try_clone()?);
+    let listener = ttrpc::asynchronous::transport::Listener::try_from(listener)?;
+    let service = Arc::new(Service::new(tasks.clone(), done));
+    let server = ttrpc::asynchronous::Server::new().add_listener(listener);
+    // COMPAT: containerd before 2.x and after a bare address asks for v2, later ones for v3; the messages are the same.
+    let v2 = create_task(service.clone()).into_values().map(|methods| (V2.to_string(), methods)).collect();
+    let v3 = create_task(service).into_values().map(|methods| (V3.to_string(), methods)).collect();
+    Ok(server.register_service(v2).register_service(v3))
+}
+
+/// Last acts: containerd hears everything, and finds no socket that nobody serves.
+async fn end(args: &ServeArgs, journal: &Journal) {
+    let lost = journal.flush(FLUSH).await;
+    if lost > 0 {
+        ::log::warn!("{lost} events could not be delivered before the shim ended");
+    }
+    // Gone already is what is wanted.
+    let _ = std::fs::remove_file(&args.socket_path);
 }

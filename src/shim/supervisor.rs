@@ -1,24 +1,29 @@
 //! Watches processes by pidfd and carries their ends through: last words out, counters read, status recorded, exit
 //! told. Nothing polls: a pidfd becomes readable when its process ends.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::io::unix::AsyncFd;
-use tokio::io::{Interest, Ready};
+use tokio::io::Interest;
 
-use super::events;
 use super::process::{Exit, Process, Status};
+use super::proto::events::TaskExit;
 use super::publisher::Journal;
 use super::task::Task;
 use crate::engine;
-use crate::engine::cgroup::OomWatch;
 
 /// What a process wrote before its end is moved out within this; a FIFO nobody reads cannot hold the exit longer.
 const DRAIN: Duration = Duration::from_secs(2);
 /// Init's exit waits this long for those of its exec'd processes.
 const OTHERS: Duration = Duration::from_secs(5);
+
+/// An owned descriptor on the runtime's epoll.
+#[expect(deprecated, reason = "the successor is unsafe; an owned descriptor stays open as long as it is registered")]
+pub fn register<F: AsRawFd>(file: F, interest: Interest) -> std::io::Result<AsyncFd<F>> {
+    AsyncFd::with_interest(file, interest)
+}
 
 /// Follows `process` to its end.
 pub fn watch(task: Arc<Task>, process: Arc<Process>, journal: Journal) {
@@ -35,7 +40,7 @@ pub fn watch(task: Arc<Task>, process: Arc<Process>, journal: Journal) {
 }
 
 async fn until_ended(kernel: &engine::Process) {
-    match AsyncFd::with_interest(kernel.pidfd.clone(), Interest::READABLE) {
+    match register(kernel.pidfd.clone(), Interest::READABLE) {
         Ok(pidfd) => drop(pidfd.readable().await),
         // Out of epoll watches: a thread waits instead. An exit is never lost.
         Err(_) => {
@@ -57,7 +62,7 @@ async fn init_ended(task: &Arc<Task>, kernel: &engine::Process, journal: &Journa
     let _order = task.init.order.lock().await;
     if !task.container.has_pid_namespace() {
         let container = task.container.clone();
-        let killed = tokio::task::spawn_blocking(move || container.cgroup.kill()).await;
+        let killed = tokio::task::spawn_blocking(move || container.cgroup.kill(engine::KILL_WITHIN)).await;
         if let Ok(Err(e)) = killed {
             log::warn!("container {}: ending what init left behind: {e}", task.id);
         }
@@ -76,6 +81,8 @@ async fn init_ended(task: &Arc<Task>, kernel: &engine::Process, journal: &Journa
 }
 
 async fn finish(task: &Task, process: &Process, kernel: &engine::Process, journal: &Journal) {
+    // ORDER: the counter before the exit that it explains.
+    task.tell_oom(journal).await;
     if let Some(io) = process.io() {
         io.drained(DRAIN).await;
     }
@@ -88,29 +95,39 @@ async fn finish(task: &Task, process: &Process, kernel: &engine::Process, journa
             log::warn!("container {}: {e}", task.id);
         }
     }
-    journal.publish(events::exit(&task.id, process, kernel.pid as u32, &exit));
+    journal.publish(&event(task, process, kernel.pid as u32, &exit), exit.at);
     process.set_stopped(exit);
 }
 
-/// Tells of the container's memory limit being hit; ends with `watch`'s file.
-pub struct OomTeller {
-    watch: tokio::sync::Mutex<OomWatch>,
+fn event(task: &Task, process: &Process, pid: u32, exit: &Exit) -> TaskExit {
+    let mut event = TaskExit::new();
+    event.container_id = task.id.clone();
+    // COMPAT: init's process id is the container's.
+    event.id = if process.is_init() { task.id.clone() } else { process.exec_id.clone() };
+    event.pid = pid;
+    event.exit_status = exit.status;
+    event.exited_at = Some(exit.timestamp()).into();
+    event
 }
 
-impl OomTeller {
-    pub fn new(watch: OomWatch) -> Self {
-        Self { watch: tokio::sync::Mutex::new(watch) }
-    }
-
-    /// Publishes TaskOOM if the counter has grown since it was last asked.
-    pub async fn tell(&self, id: &str, journal: &Journal) {
-        if self.watch.lock().await.take() {
-            journal.publish(events::oom(id));
+/// Tells of every out-of-memory kill while init lives. Sleeps until the kernel has something to say.
+pub fn watch_oom(task: &Arc<Task>, journal: &Journal) {
+    let (task, journal) = (task.clone(), journal.clone());
+    tokio::spawn(async move {
+        let Some((file, interest)) = task.oom_file().await else { return };
+        let Ok(file) = register(file, interest) else {
+            log::warn!("container {}: out of epoll watches; out-of-memory kills are told at exit only", task.id);
+            return;
+        };
+        loop {
+            tokio::select! {
+                _ = task.init.ended() => return,
+                ready = file.ready(interest) => {
+                    let Ok(mut ready) = ready else { return };
+                    task.tell_oom(&journal).await;
+                    ready.clear_ready();
+                }
+            }
         }
-    }
-}
-
-/// Which readiness an OOM watch shows.
-pub fn is_oom(ready: Ready) -> bool {
-    ready.is_readable() || ready.is_priority()
+    });
 }

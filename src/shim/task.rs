@@ -4,11 +4,15 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
 
 use super::error;
 use super::options::Options;
 use super::process::{Process, Status};
+use super::proto::events::TaskOOM;
+use super::publisher::Journal;
 use crate::engine::Container;
+use crate::engine::cgroup::OomWatch;
 
 /// One container of this shim.
 pub struct Task {
@@ -22,6 +26,7 @@ pub struct Task {
     pub life: tokio::sync::RwLock<()>,
     ending: AtomicBool,
     paused: AtomicBool,
+    oom: tokio::sync::Mutex<Option<OomWatch>>,
 }
 
 /// An exec'd process and what it will be, until it is.
@@ -31,7 +36,7 @@ pub struct Exec {
 }
 
 impl Task {
-    pub fn new(bundle: PathBuf, container: Container, init: Arc<Process>, options: Options) -> Self {
+    pub fn new(bundle: PathBuf, container: Container, init: Arc<Process>, options: Options, oom: Option<OomWatch>) -> Self {
         Self {
             id: container.id.clone(),
             bundle,
@@ -42,6 +47,7 @@ impl Task {
             life: tokio::sync::RwLock::new(()),
             ending: AtomicBool::new(false),
             paused: AtomicBool::new(false),
+            oom: tokio::sync::Mutex::new(oom),
         }
     }
 
@@ -96,5 +102,15 @@ impl Task {
 
     pub fn is_paused(&self) -> bool {
         self.paused.load(Ordering::Acquire) && self.init.status() == Status::Running
+    }
+
+    /// Publishes TaskOOM if the container's own limit was hit since this was last asked.
+    pub async fn tell_oom(&self, journal: &Journal) {
+        let mut watch = self.oom.lock().await;
+        if watch.as_mut().is_some_and(OomWatch::take) {
+            let mut event = TaskOOM::new();
+            event.container_id = self.id.clone();
+            journal.publish(&event, SystemTime::now());
+        }
     }
 }

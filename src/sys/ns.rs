@@ -1,1 +1,60 @@
-//! placeholder
+//! Namespaces: unshare(2), setns(2), sethostname(2), setdomainname(2), and bringing up the loopback interface.
+
+use std::ffi::CStr;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use super::error::check;
+use super::fs::own;
+use super::Result;
+
+/// unshare(2). The caller passes no `CLONE_FILES`, so every thread keeps the shared descriptor table.
+pub fn unshare(flags: i32) -> Result<()> {
+    // SAFETY: takes integers only.
+    let r = unsafe { libc::unshare(flags) };
+    check("unshare", r.into()).map(drop)
+}
+
+/// setns(2): `fd` is a namespace file, or a pidfd (Linux 5.8) with several `CLONE_NEW*` in `kinds`.
+pub fn setns(fd: BorrowedFd<'_>, kinds: i32) -> Result<()> {
+    // SAFETY: takes integers only.
+    let r = unsafe { libc::setns(fd.as_raw_fd(), kinds) };
+    check("setns", r.into()).map(drop)
+}
+
+/// sethostname(2).
+pub fn sethostname(name: &CStr) -> Result<()> {
+    // SAFETY: name is readable for the length passed.
+    let r = unsafe { libc::sethostname(name.as_ptr(), name.count_bytes()) };
+    check("sethostname", r.into()).map(drop)
+}
+
+/// setdomainname(2).
+pub fn setdomainname(name: &CStr) -> Result<()> {
+    // SAFETY: name is readable for the length passed.
+    let r = unsafe { libc::setdomainname(name.as_ptr(), name.count_bytes()) };
+    check("setdomainname", r.into()).map(drop)
+}
+
+/// Brings `lo` up in the caller's network namespace (netdevice(7), `SIOCSIFFLAGS`).
+pub fn loopback_up() -> Result<()> {
+    // SAFETY: takes integers only.
+    let r = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    let sock = match check("socket", r.into()) {
+        // KERNEL: a kernel without IPv4 has other families' ioctls all the same.
+        Err(e) if e.is(libc::EAFNOSUPPORT) => {
+            // SAFETY: takes integers only.
+            let r = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+            own(check("socket", r.into())?)
+        }
+        r => own(r?),
+    };
+    // SAFETY: ifreq is plain data, for which all zeroes is valid.
+    let mut req: libc::ifreq = unsafe { MaybeUninit::zeroed().assume_init() };
+    req.ifr_name[0] = b'l' as libc::c_char;
+    req.ifr_name[1] = b'o' as libc::c_char;
+    req.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
+    // SAFETY: req is a live ifreq.
+    let r = unsafe { libc::ioctl(sock.as_fd().as_raw_fd(), libc::SIOCSIFFLAGS as _, &req) };
+    check("SIOCSIFFLAGS", r.into()).map(drop)
+}

@@ -1,1 +1,209 @@
-//! placeholder
+//! Processes by descriptor: pidfd_open(2), pidfd_send_signal(2), waitid(2), and what a process is given before execve:
+//! setrlimit(2), sched_setattr(2), ioprio_set(2), sched_setaffinity(2), signal masks.
+
+use std::mem::{MaybeUninit, size_of};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr;
+
+use super::Result;
+use super::error::check;
+use super::fs::own;
+
+/// How a process ended (waitid(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    pub pid: i32,
+    /// The exit code, or 128 + the signal that ended it.
+    pub status: u32,
+}
+
+/// pidfd_open(2) (Linux 5.3).
+pub fn pidfd_open(pid: i32) -> Result<OwnedFd> {
+    // SAFETY: takes integers only.
+    let r = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    check("pidfd_open", r).map(own)
+}
+
+/// pidfd_send_signal(2) (Linux 5.1).
+pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+    let info = ptr::null::<libc::siginfo_t>();
+    // SAFETY: a null siginfo makes the kernel fill it in as kill(2) does.
+    let r = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info, 0) };
+    check("pidfd_send_signal", r).map(drop)
+}
+
+/// waitid(2) by pidfd. `flags` = `WEXITED` and `WNOHANG`, `WNOWAIT`; `None` = still running (`WNOHANG`).
+pub fn waitid(pidfd: BorrowedFd<'_>, flags: i32) -> Result<Option<Exit>> {
+    wait(libc::P_PIDFD, pidfd.as_raw_fd() as u32, flags)
+}
+
+/// waitid(2) by pid, for a child whose pidfd nobody has.
+pub fn waitid_pid(pid: i32, flags: i32) -> Result<Option<Exit>> {
+    wait(libc::P_PID, pid as u32, flags)
+}
+
+fn wait(kind: libc::idtype_t, id: u32, flags: i32) -> Result<Option<Exit>> {
+    // SAFETY: siginfo_t is plain data, for which all zeroes is valid.
+    let mut info: libc::siginfo_t = unsafe { MaybeUninit::zeroed().assume_init() };
+    loop {
+        // SAFETY: info is a live siginfo_t.
+        let r = unsafe { libc::waitid(kind, id, &mut info, flags | libc::__WALL) };
+        match check("waitid", r.into()) {
+            Err(e) if e.is(libc::EINTR) => continue,
+            r => {
+                r?;
+                break;
+            }
+        }
+    }
+    // SAFETY: after waitid the SIGCHLD fields are the valid ones; without a child they are zero.
+    let pid = unsafe { info.si_pid() };
+    // SAFETY: as above.
+    let status = unsafe { info.si_status() } as u32;
+    let status = if info.si_code == libc::CLD_EXITED { status } else { 128 + status };
+    Ok((pid != 0).then_some(Exit { pid, status }))
+}
+
+/// kill(2).
+pub fn kill(pid: i32, signal: i32) -> Result<()> {
+    // SAFETY: takes integers only.
+    let r = unsafe { libc::kill(pid, signal) };
+    check("kill", r.into()).map(drop)
+}
+
+/// `_exit(2)`.
+pub fn exit(status: i32) -> ! {
+    // SAFETY: ends the process without running anything of it.
+    unsafe { libc::_exit(status) }
+}
+
+/// setrlimit(2), by prlimit64 on the calling process.
+pub fn setrlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: limit is a live rlimit64; the old value is not asked for.
+    let r = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &limit, ptr::null::<libc::rlimit64>()) };
+    check("setrlimit", r).map(drop)
+}
+
+/// getrlimit(2): soft and hard.
+pub fn getrlimit(resource: u32) -> Result<(u64, u64)> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: limit is a live rlimit64; no new value is given.
+    let r = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, ptr::null::<libc::rlimit64>(), &mut limit) };
+    check("getrlimit", r)?;
+    Ok((limit.rlim_cur, limit.rlim_max))
+}
+
+/// `struct sched_attr` of sched_setattr(2), version 0 plus utilisation clamps.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SchedAttr {
+    pub size: u32,
+    pub policy: u32,
+    pub flags: u64,
+    pub nice: i32,
+    pub priority: u32,
+    /// Nanoseconds, for `SCHED_DEADLINE`.
+    pub runtime: u64,
+    pub deadline: u64,
+    pub period: u64,
+}
+
+/// sched_setattr(2) of the calling thread.
+pub fn sched_setattr(attr: &SchedAttr) -> Result<()> {
+    let attr = SchedAttr { size: size_of::<SchedAttr>() as u32, ..*attr };
+    // SAFETY: attr is live and says its own size.
+    let r = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &attr, 0) };
+    check("sched_setattr", r).map(drop)
+}
+
+/// ioprio_set(2) of the calling thread: class and priority in one number.
+pub fn ioprio_set(value: i32) -> Result<()> {
+    const IOPRIO_WHO_PROCESS: i32 = 1;
+    // SAFETY: takes integers only.
+    let r = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, value) };
+    check("ioprio_set", r).map(drop)
+}
+
+/// A set of CPUs as sched_setaffinity(2) takes it: 1024 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuSet(pub [u64; 16]);
+
+/// sched_setaffinity(2) of the calling thread.
+pub fn sched_setaffinity(set: &CpuSet) -> Result<()> {
+    // SAFETY: the set is live and of the size passed.
+    let r = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of::<CpuSet>(), set.0.as_ptr()) };
+    check("sched_setaffinity", r).map(drop)
+}
+
+/// Gives the calling thread default dispositions for all signals and an empty mask: what an executed program expects.
+pub fn reset_signals() -> Result<()> {
+    // SAFETY: sigset_t is plain data, for which all zeroes (the empty set) is valid.
+    let none: libc::sigset_t = unsafe { MaybeUninit::zeroed().assume_init() };
+    // ORDER: dispositions first, so that a pending signal that the new mask lets in meets its default.
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL runs no code of ours; SIGKILL, SIGSTOP and libc's own signals refuse, which is right.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: none is a live sigset_t.
+    let r = unsafe { libc::sigprocmask(libc::SIG_SETMASK, &none, ptr::null_mut()) };
+    check("sigprocmask", r.into()).map(drop)
+}
+
+/// Blocks `signals` in the calling thread and returns a signalfd(2) for them, non-blocking.
+pub fn signalfd(signals: &[i32]) -> Result<OwnedFd> {
+    // SAFETY: sigset_t is plain data, for which all zeroes (the empty set) is valid.
+    let mut set: libc::sigset_t = unsafe { MaybeUninit::zeroed().assume_init() };
+    for &signal in signals {
+        // SAFETY: set is a live sigset_t.
+        unsafe { libc::sigaddset(&mut set, signal) };
+    }
+    // SAFETY: set is a live sigset_t.
+    let r = unsafe { libc::sigprocmask(libc::SIG_BLOCK, &set, ptr::null_mut()) };
+    check("sigprocmask", r.into())?;
+    // SAFETY: set is a live sigset_t.
+    let r = unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    check("signalfd", r.into()).map(own)
+}
+
+/// The signal numbers waiting in a signalfd, one read(2) at a time; `None` when there is none.
+pub fn signalfd_read(fd: BorrowedFd<'_>) -> Result<Option<i32>> {
+    let mut info = MaybeUninit::<libc::signalfd_siginfo>::uninit();
+    // SAFETY: info is room for one signalfd_siginfo.
+    let r = unsafe { libc::read(fd.as_raw_fd(), info.as_mut_ptr().cast(), size_of::<libc::signalfd_siginfo>()) };
+    match check("read", r as libc::c_long) {
+        Err(e) if e.is(libc::EAGAIN) => Ok(None),
+        Err(e) => Err(e),
+        // SAFETY: the kernel filled in a whole record.
+        Ok(_) => Ok(Some(unsafe { info.assume_init() }.ssi_signo as i32)),
+    }
+}
+
+/// poll(2) for reading: is `fd` readable (or hung up) within `timeout` milliseconds (-1 = for ever)?
+pub fn poll_in(fd: BorrowedFd<'_>, timeout: i32) -> Result<bool> {
+    let mut p = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    loop {
+        // SAFETY: p is one live pollfd.
+        let r = unsafe { libc::poll(&mut p, 1, timeout) };
+        match check("poll", r.into()) {
+            Err(e) if e.is(libc::EINTR) => continue,
+            r => return r.map(|n| n > 0),
+        }
+    }
+}
+
+/// fork(2) of a process that has one thread.
+///
+/// # Safety
+/// Only before any other thread exists.
+pub unsafe fn fork() -> Result<i32> {
+    // SAFETY: the caller vouches for being alone.
+    let r = unsafe { libc::fork() };
+    check("fork", r.into()).map(|r| r as i32)
+}
+
+/// mallopt(3): one heap for all threads. Short-lived worker threads would each leave an arena behind.
+pub fn one_arena() {
+    // SAFETY: takes integers only.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}

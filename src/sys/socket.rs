@@ -1,1 +1,112 @@
-//! placeholder
+//! The child's report socket: socketpair(2) of `SOCK_SEQPACKET`, send(2), recv(2), and descriptors by `SCM_RIGHTS` (unix(7)).
+
+use std::mem::{MaybeUninit, size_of};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::ptr;
+
+use super::error::check;
+use super::fs::own;
+use super::{Error, Result};
+
+/// socketpair(2) of `AF_UNIX`, `SOCK_SEQPACKET`, close-on-exec.
+pub fn seqpacket_pair() -> Result<(OwnedFd, OwnedFd)> {
+    let mut fds = [0; 2];
+    // SAFETY: fds is room for two descriptors.
+    let r = unsafe {
+        libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, fds.as_mut_ptr())
+    };
+    check("socketpair", r.into())?;
+    Ok((own(fds[0].into()), own(fds[1].into())))
+}
+
+/// Room for one control message that carries one descriptor, aligned for `cmsghdr`.
+#[repr(C, align(8))]
+struct OneFd([u8; 32]);
+
+const CMSG_LEN: usize = {
+    // SAFETY: pure arithmetic.
+    unsafe { libc::CMSG_LEN(size_of::<RawFd>() as u32) as usize }
+};
+
+fn message(iov: &mut libc::iovec, control: &mut OneFd, with_fd: bool) -> libc::msghdr {
+    // SAFETY: msghdr is pointers and integers, for which all zeroes is valid.
+    let mut msg: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    msg.msg_iov = iov;
+    msg.msg_iovlen = 1;
+    if with_fd {
+        msg.msg_control = (&raw mut control.0).cast();
+        // SAFETY: pure arithmetic.
+        msg.msg_controllen = unsafe { libc::CMSG_SPACE(size_of::<RawFd>() as u32) } as _;
+    }
+    msg
+}
+
+/// sendmsg(2) of one record, with at most one descriptor. A vanished peer is `EPIPE`, never a signal.
+pub fn send(sock: BorrowedFd<'_>, data: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<()> {
+    let mut iov = libc::iovec { iov_base: data.as_ptr() as *mut _, iov_len: data.len() };
+    let mut control = OneFd([0; 32]);
+    let msg = message(&mut iov, &mut control, fd.is_some());
+    if let Some(fd) = fd {
+        let header: *mut libc::cmsghdr = (&raw mut control.0).cast();
+        // SAFETY: control is large enough and aligned for one cmsghdr and one descriptor behind it.
+        unsafe {
+            (*header).cmsg_level = libc::SOL_SOCKET;
+            (*header).cmsg_type = libc::SCM_RIGHTS;
+            (*header).cmsg_len = CMSG_LEN as _;
+            ptr::write_unaligned(libc::CMSG_DATA(header).cast::<RawFd>(), fd.as_raw_fd());
+        }
+    }
+    // SAFETY: msg points to the live iov and control above.
+    let r = unsafe { libc::sendmsg(sock.as_raw_fd(), &msg, libc::MSG_NOSIGNAL) };
+    check("sendmsg", r as libc::c_long).map(drop)
+}
+
+/// recvmsg(2) of one record into `buf`: its length (0 = the peer closed), and the descriptor that came with it.
+pub fn recv(sock: BorrowedFd<'_>, buf: &mut [u8]) -> Result<(usize, Option<OwnedFd>)> {
+    let mut iov = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
+    let mut control = OneFd([0; 32]);
+    let mut msg = message(&mut iov, &mut control, true);
+    let n = loop {
+        // SAFETY: msg points to the live iov and control above.
+        let r = unsafe { libc::recvmsg(sock.as_raw_fd(), &mut msg, libc::MSG_CMSG_CLOEXEC) };
+        match check("recvmsg", r as libc::c_long) {
+            Err(e) if e.is(libc::EINTR) => continue,
+            r => break r?,
+        }
+    };
+    let header: *const libc::cmsghdr = (&raw const control.0).cast();
+    // SAFETY: control is aligned and at least one cmsghdr long; the kernel filled it in or left it zero.
+    let header = unsafe { ptr::read(header) };
+    let is_fd = header.cmsg_level == libc::SOL_SOCKET
+        && header.cmsg_type == libc::SCM_RIGHTS
+        && header.cmsg_len as usize == CMSG_LEN
+        && msg.msg_controllen as usize >= CMSG_LEN;
+    let fd = is_fd.then(|| {
+        let at = (&raw const control.0).cast::<u8>().wrapping_add(CMSG_LEN - size_of::<RawFd>());
+        // SAFETY: the control message says that a descriptor stands there, now ours.
+        own(unsafe { ptr::read_unaligned(at.cast::<RawFd>()) }.into())
+    });
+    Ok((n as usize, fd))
+}
+
+/// connect(2) of a new `AF_UNIX` stream socket to `path`.
+pub fn connect_unix(path: &[u8]) -> Result<OwnedFd> {
+    // SAFETY: sockaddr_un is plain data, for which all zeroes is valid.
+    let mut addr: libc::sockaddr_un = unsafe { MaybeUninit::zeroed().assume_init() };
+    addr.sun_family = libc::AF_UNIX as _;
+    if path.len() >= addr.sun_path.len() {
+        return Err(Error::new("connect", libc::ENAMETOOLONG));
+    }
+    for (to, from) in addr.sun_path.iter_mut().zip(path) {
+        *to = *from as libc::c_char;
+    }
+    // SAFETY: takes integers only.
+    let r = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    let sock = own(check("socket", r.into())?);
+    // SAFETY: addr is a live sockaddr_un of the size passed.
+    let r = unsafe {
+        libc::connect(sock.as_raw_fd(), (&raw const addr).cast(), size_of::<libc::sockaddr_un>() as u32)
+    };
+    check("connect", r.into())?;
+    Ok(sock)
+}

@@ -1,0 +1,155 @@
+//! Steps that make the process what the spec says: limits, ids, capabilities, working directory, program.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::Outcome;
+use super::room::Room;
+use crate::engine::plan::{Program, Step};
+use crate::sys::cred::CapSets;
+use crate::sys::{Error, cred, fs, process};
+
+/// No link, no mount, no way up: the file written is the one below procfs and nothing else (CVE-2025-52881).
+const IN_PROC: u64 = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_XDEV | libc::RESOLVE_NO_MAGICLINKS;
+
+pub fn run(step: &Step, room: &mut Room) -> Outcome {
+    match step {
+        Step::Rlimit { resource, soft, hard, .. } => rlimit(*resource, *soft, *hard),
+        Step::OomScoreAdj { value, proc } => oom_score_adj(proc, value),
+        Step::Scheduler(attr) => process::sched_setattr(attr),
+        Step::IoPriority(value) => process::ioprio_set(*value),
+        Step::Affinity(set) => process::sched_setaffinity(set),
+        Step::Personality(persona) => cred::personality(*persona),
+        Step::Umask(mask) => {
+            fs::umask(*mask);
+            Ok(())
+        }
+        Step::ExecLabel { file, label, proc } => write_proc(proc, file, label),
+        Step::NoNewPrivs => cred::set_no_new_privs(),
+        Step::Bounding(keep) => bounding(*keep),
+        Step::User { uid, gid, groups } => user(*uid, *gid, groups),
+        Step::Capabilities { sets, ambient } => capabilities(*sets, *ambient),
+        Step::Cwd(path) => cwd(path),
+        Step::Lookup(program) => lookup(room, program),
+        Step::CloseOnExec => fs::close_range(3, libc::CLOSE_RANGE_CLOEXEC),
+        Step::Seccomp(filter) => cred::seccomp_filter(&filter.program, filter.flags.into()).map(drop),
+        Step::Execve { program, argv, envp } => execve(room, program, argv, envp),
+        _ => Err(Error::new("step", libc::ENOSYS)),
+    }
+}
+
+/// Writes `value` to `path` below procfs.
+pub fn write_proc(proc: &OwnedFd, path: &CStr, value: &CStr) -> Outcome {
+    let file = fs::openat2(proc.as_fd(), path, libc::O_WRONLY, 0, IN_PROC)?;
+    fs::write(file.as_fd(), value.to_bytes())
+}
+
+/// A session keyring of the container's own; a kernel without keyrings is fine.
+pub fn keyring(name: &CStr) -> Outcome {
+    match cred::join_session_keyring(name) {
+        Err(e) if e.is(libc::ENOSYS) => Ok(()),
+        r => r.map(drop),
+    }
+}
+
+/// COMPAT: as under runc, a limit that is already there is no error, though raising it would be forbidden.
+fn rlimit(resource: u32, soft: u64, hard: u64) -> Outcome {
+    match process::setrlimit(resource, soft, hard) {
+        Err(e) if e.is(libc::EPERM) && process::getrlimit(resource)? == (soft, hard) => Ok(()),
+        r => r,
+    }
+}
+
+/// Lowering below the start value needs CAP_SYS_RESOURCE; a value that is already there is no error.
+fn oom_score_adj(proc: &OwnedFd, value: &CStr) -> Outcome {
+    let Err(error) = write_proc(proc, c"self/oom_score_adj", value) else { return Ok(()) };
+    let file = fs::openat2(proc.as_fd(), c"self/oom_score_adj", libc::O_RDONLY, 0, IN_PROC)?;
+    let mut buf = [0; 16];
+    let now = fs::read(file.as_fd(), &mut buf)?;
+    if now.trim_ascii_end() == value.to_bytes() { Ok(()) } else { Err(error) }
+}
+
+fn bounding(keep: u64) -> Outcome {
+    for cap in 0..64u8 {
+        if keep & 1 << cap != 0 {
+            continue;
+        }
+        match cred::capbset_drop(cap) {
+            // EINVAL: the first number this kernel does not know; there are none above it.
+            Err(e) if e.is(libc::EINVAL) => break,
+            // What is not there need not be dropped, and dropping it may be forbidden (nested containers).
+            Err(e) if e.is(libc::EPERM) && matches!(cred::capbset_read(cap), Ok(false)) => {}
+            r => r?,
+        }
+    }
+    Ok(())
+}
+
+fn user(uid: u32, gid: u32, groups: &[u32]) -> Outcome {
+    // ORDER: KEEPCAPS before the uid changes, or the permitted set is lost with it.
+    cred::set_keepcaps(true)?;
+    match cred::setgroups(groups) {
+        // `setgroups` is denied in namespaces made by unprivileged users (user_namespaces(7)).
+        Err(e) if e.is(libc::EPERM) && groups.is_empty() => {}
+        r => r?,
+    }
+    cred::setresgid(gid)?;
+    cred::setresuid(uid)?;
+    cred::set_keepcaps(false)
+}
+
+/// COMPAT: capabilities that the host lacks are left out, as runc does; the shim has warned about them.
+fn capabilities(sets: CapSets, ambient: u64) -> Outcome {
+    let have = cred::capget()?.permitted;
+    let permitted = sets.permitted & have;
+    let effective = sets.effective & permitted;
+    let inheritable = sets.inheritable & (have | cred::capget()?.inheritable);
+    cred::ambient_clear()?;
+    cred::capset(CapSets { effective, permitted, inheritable })?;
+    let ambient = ambient & permitted & inheritable;
+    (0..64u8).filter(|cap| ambient & 1 << cap != 0).try_for_each(cred::ambient_raise)
+}
+
+/// chdir, then the kernel's own answer to "where am I" must be inside the root (CVE-2024-21626).
+fn cwd(path: &CStr) -> Outcome {
+    fs::chdir(path)?;
+    let mut buf = [0; libc::PATH_MAX as usize];
+    match fs::getcwd(&mut buf)? {
+        [b'/', ..] => Ok(()),
+        _ => Err(Error::new("getcwd", libc::ENOENT)),
+    }
+}
+
+/// The first candidate that is an executable file. Otherwise the most telling failure: EACCES before ENOENT.
+fn lookup(room: &mut Room, program: &Program) -> Outcome {
+    let mut worst = Error::new("stat", libc::ENOENT);
+    for (index, path) in program.candidates.iter().enumerate() {
+        match executable(path) {
+            Ok(()) => {
+                room.program = index;
+                return Ok(());
+            }
+            Err(e) if e.is(libc::EACCES) || program.explicit => worst = e,
+            Err(_) => {}
+        }
+    }
+    Err(worst)
+}
+
+fn executable(path: &CStr) -> Outcome {
+    let st = fs::fstatat(fs::CWD, path, 0)?;
+    match st.st_mode & libc::S_IFMT {
+        libc::S_IFDIR => return Err(Error::new("stat", libc::EISDIR)),
+        libc::S_IFREG => {}
+        _ => return Err(Error::new("stat", libc::EACCES)),
+    }
+    fs::faccessat(fs::CWD, path, libc::X_OK)
+}
+
+/// Executes the candidate that `Lookup` found. Returns only on failure.
+fn execve(room: &Room, program: &Program, argv: &cred::Strings, envp: &cred::Strings) -> Outcome {
+    match program.candidates.get(room.program) {
+        Some(path) => Err(cred::execve(path, argv, envp)),
+        None => Err(Error::new("execve", libc::ENOENT)),
+    }
+}

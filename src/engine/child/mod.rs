@@ -1,0 +1,96 @@
+//! The child of a clone: walks its plan, reports, executes the program.
+//!
+//! Between clone3 and execve the child calls only `sys` (see `sys`): the shim may have other threads, whose locks
+//! nobody in the copy will ever release. Everything it needs was made before.
+//!
+//! ```text
+//! shim                                   child
+//!  clone3 ------------------------------> step, step, …
+//!   <------------------------ IdMap ----- writes nothing itself: the maps are the shim's to write
+//!  uid_map, gid_map
+//!   ------------------------- go -------> step, …
+//!   <------------------------ Hooks ----- before pivot_root
+//!  prestart, createRuntime, createContainer
+//!   ------------------------- go -------> step, …
+//!   <------------- Ready (+ terminal) --- Create ends
+//!  startContainer hooks
+//!   ------------------------- go -------> seccomp, execve: the socket closes
+//!   <------- Failed(step, errno) -------- at any moment instead, then _exit
+//! ```
+
+mod identity;
+mod mounts;
+mod namespaces;
+mod report;
+mod room;
+mod spawn;
+mod terminal;
+
+pub use report::{Message, receive};
+pub use spawn::{Born, spawn};
+
+use std::os::fd::BorrowedFd;
+
+use super::plan::{Plan, Step, Sync};
+use crate::sys;
+use room::Room;
+
+/// What a step answers.
+type Outcome = sys::Result<()>;
+
+/// Carries out `plan` in the child and never returns.
+fn walk(plan: &Plan, socket: BorrowedFd<'_>) -> ! {
+    let mut room = Room::new();
+    for (index, step) in plan.steps.iter().enumerate() {
+        let done = match step {
+            Step::Sync(point) => sync(*point, &mut room, socket),
+            _ => run(step, &mut room),
+        };
+        if let Err(e) = done {
+            report::failed(socket, index, &e, room.note());
+            sys::process::exit(1);
+        }
+    }
+    sys::process::exit(0)
+}
+
+/// Tells the shim that a point is reached and waits for its go; the terminal travels with `Ready`.
+fn sync(point: Sync, room: &mut Room, socket: BorrowedFd<'_>) -> Outcome {
+    let terminal = if point == Sync::Ready { room.terminal.take() } else { None };
+    report::reached(socket, point, terminal)?;
+    report::wait_for_go(socket)
+}
+
+fn run(step: &Step, room: &mut Room) -> Outcome {
+    match step {
+        Step::JoinCgroups(files) => namespaces::join_cgroups(files),
+        Step::JoinNamespace { kind, fd, .. } => namespaces::join(fd, *kind),
+        Step::JoinProcess { kinds, pidfd } => namespaces::join(pidfd, *kinds),
+        Step::Unshare { kinds, .. } => sys::ns::unshare(*kinds),
+        Step::TimeNamespace { offsets, proc } => namespaces::time(offsets, proc),
+        Step::Sync(_) => Ok(()),
+        Step::BecomeRoot => namespaces::become_root(),
+        Step::Setsid => sys::cred::setsid(),
+        Step::Keyring(name) => identity::keyring(name),
+        Step::Loopback => sys::ns::loopback_up(),
+        Step::Hostname(name) => sys::ns::sethostname(name),
+        Step::Domainname(name) => sys::ns::setdomainname(name),
+        Step::Propagation(flags) => mounts::propagation(*flags),
+        Step::Root { path, isolate } => mounts::root(room, path, *isolate),
+        Step::Mount(mount) => mounts::mount(room, mount),
+        Step::Remount { target, attr } => mounts::remount(room, target, attr),
+        Step::Directory(target) => mounts::directory(room, target),
+        Step::Device(device) => mounts::device(room, device),
+        Step::Link { target, name } => mounts::link(room, target, name),
+        Step::Console { bind, uid, gid } => terminal::open(room, *bind, *uid, *gid),
+        Step::Sysctl { path, value, proc } => identity::write_proc(proc, path, value),
+        Step::ReadonlyPath(target) => mounts::readonly_path(room, target),
+        Step::MaskPath(target) => mounts::mask_path(room, target),
+        Step::ReadonlyRoot => mounts::readonly_root(room),
+        Step::Pivot => mounts::pivot(room),
+        Step::MoveRoot => mounts::move_root(room),
+        Step::RootPropagation(flags) => mounts::propagation(*flags),
+        Step::Stdio(fds) => terminal::stdio(fds),
+        _ => identity::run(step, room),
+    }
+}

@@ -1,0 +1,344 @@
+//! Steps that build the container's mounts, every one by descriptor below the root.
+//!
+//! Targets are found with `openat2(RESOLVE_IN_ROOT)` and mounted on by descriptor, so that nothing the image or a
+//! volume puts in the way (CVE-2021-30465, CVE-2024-45310) leads outside. See mount_setattr(2), open_tree(2).
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::Outcome;
+use super::room::Room;
+use crate::engine::plan::{Device, Links, Mount, Source, Target};
+use crate::sys::mount::{self as kernel, AT_EMPTY_PATH, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW, MountAttr, OPEN_TREE_CLONE};
+use crate::sys::{Error, Result, fs};
+
+const IN_ROOT: u64 = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+/// memory of the shared mask: no bytes, no names.
+const MASK_OPTIONS: [(&CStr, &CStr); 2] = [(c"nr_blocks", c"1"), (c"nr_inodes", c"1")];
+
+pub fn propagation(flags: u64) -> Outcome {
+    kernel::mount(None, c"/", None, flags, None)
+}
+
+/// Binds the rootfs on itself, so that it is a mount of its own, and opens it.
+///
+/// `isolate`: pivot_root refuses a new root whose parent is shared, so a private copy goes between the two.
+pub fn root(room: &mut Room, path: &CStr, isolate: bool) -> Outcome {
+    room.null = Some(host_null()?);
+    let dir = fs::openat(fs::CWD, path, libc::O_PATH | libc::O_DIRECTORY, 0)?;
+    let tree = copy_of(dir.as_fd(), AT_RECURSIVE)?;
+    if !isolate {
+        kernel::move_mount(tree.as_fd(), dir.as_fd())?;
+        room.set_root(tree);
+        return Ok(());
+    }
+    let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
+    let between = copy_of(dir.as_fd(), 0)?;
+    kernel::move_mount(between.as_fd(), dir.as_fd())?;
+    kernel::mount_setattr(between.as_fd(), c"", AT_EMPTY_PATH, &private)?;
+    kernel::move_mount(tree.as_fd(), between.as_fd())?;
+    room.set_root(tree);
+    Ok(())
+}
+
+/// The host's /dev/null, which masks files: a character device 1:3 and nothing else (CVE-2025-31133).
+fn host_null() -> Result<OwnedFd> {
+    let null = fs::openat(fs::CWD, c"/dev/null", libc::O_PATH | libc::O_NOFOLLOW, 0)?;
+    let st = fs::fstat(null.as_fd())?;
+    if st.st_mode & libc::S_IFMT != libc::S_IFCHR || st.st_rdev != libc::makedev(1, 3) {
+        return Err(Error::new("/dev/null is not character device 1:3", libc::ENODEV));
+    }
+    Ok(null)
+}
+
+/// A detached copy of the mount at `fd`.
+fn copy_of(fd: BorrowedFd<'_>, flags: u32) -> Result<OwnedFd> {
+    kernel::open_tree(fd, c"", OPEN_TREE_CLONE | AT_EMPTY_PATH | flags)
+}
+
+pub fn mount(room: &mut Room, mount: &Mount) -> Outcome {
+    let from = match &mount.from {
+        Source::Symlink(to) => return symlink(room.root()?, &mount.target, to),
+        Source::Filesystem { kind, source, options } => filesystem(room, kind, source, options, &mount.attr)?,
+        Source::Bind { path, recursive, nofollow } => bind(path, *recursive, *nofollow)?,
+        Source::Detached { fd, .. } => fd.try_clone().map_err(|_| Error::new("dup", libc::EMFILE))?,
+    };
+    let is_dir = fs::fstat(from.as_fd())?.st_mode & libc::S_IFMT == libc::S_IFDIR;
+    let to = place(room.root()?, &mount.target, is_dir, mount.links)?;
+    set_attributes(from.as_fd(), mount)?;
+    kernel::move_mount(from.as_fd(), to.as_fd())?;
+    set_propagation(from.as_fd(), &mount.propagation)?;
+    if mount.target.is_root() {
+        room.set_root(from);
+    }
+    Ok(())
+}
+
+/// Attributes of a bind are set on the detached copy; those of a filesystem went into fsmount.
+fn set_attributes(from: BorrowedFd<'_>, mount: &Mount) -> Outcome {
+    let none = MountAttr::default();
+    if mount.attr != none && !matches!(mount.from, Source::Filesystem { .. }) {
+        kernel::mount_setattr(from, c"", AT_EMPTY_PATH, &mount.attr)?;
+    }
+    if mount.recursive != none {
+        kernel::mount_setattr(from, c"", AT_EMPTY_PATH | AT_RECURSIVE, &mount.recursive)?;
+    }
+    Ok(())
+}
+
+fn set_propagation(at: BorrowedFd<'_>, flags: &[u64]) -> Outcome {
+    flags.iter().try_for_each(|flag| {
+        let recursive = if flag & libc::MS_REC != 0 { AT_RECURSIVE } else { 0 };
+        let attr = MountAttr { propagation: flag & !libc::MS_REC, ..MountAttr::default() };
+        kernel::mount_setattr(at, c"", AT_EMPTY_PATH | recursive, &attr)
+    })
+}
+
+type Options = [(std::ffi::CString, Option<std::ffi::CString>)];
+
+fn filesystem(room: &mut Room, kind: &CStr, source: &CStr, options: &Options, attr: &MountAttr) -> Result<OwnedFd> {
+    let ctx = kernel::fsopen(kind)?;
+    configure(ctx.as_fd(), source, options, attr).inspect_err(|_| explain(room, ctx.as_fd()))
+}
+
+fn configure(ctx: BorrowedFd<'_>, source: &CStr, options: &Options, attr: &MountAttr) -> Result<OwnedFd> {
+    if !source.is_empty() {
+        kernel::fsconfig_string(ctx, c"source", source)?;
+    }
+    for (key, value) in options {
+        match value {
+            Some(value) => kernel::fsconfig_string(ctx, key, value)?,
+            None => kernel::fsconfig_flag(ctx, key)?,
+        }
+    }
+    kernel::fsconfig_create(ctx)?;
+    kernel::fsmount(ctx, attr.set as u32)
+}
+
+/// The kernel's own words about a refused filesystem are the first line of its context's log.
+fn explain(room: &mut Room, ctx: BorrowedFd<'_>) {
+    let mut line = [0; 160];
+    if let Ok(text) = fs::read(ctx, &mut line) {
+        room.say(text.trim_ascii_end());
+    }
+}
+
+fn bind(path: &CStr, recursive: bool, nofollow: bool) -> Result<OwnedFd> {
+    let recursive = if recursive { AT_RECURSIVE } else { 0 };
+    let nofollow = if nofollow { AT_SYMLINK_NOFOLLOW } else { 0 };
+    kernel::open_tree(fs::CWD, path, OPEN_TREE_CLONE | recursive | nofollow)
+}
+
+/// Opens the target, making what is missing of it.
+fn place(root: BorrowedFd<'_>, target: &Target, is_dir: bool, links: Links) -> Result<OwnedFd> {
+    let (flags, resolve) = match links {
+        Links::InRoot => (libc::O_PATH, IN_ROOT),
+        Links::NotLast => (libc::O_PATH | libc::O_NOFOLLOW, IN_ROOT),
+        Links::None => (libc::O_PATH | libc::O_NOFOLLOW, IN_ROOT | libc::RESOLVE_NO_SYMLINKS),
+    };
+    match fs::openat2(root, &target.path, flags, 0, resolve) {
+        Err(e) if e.is(libc::ENOENT) => make(root, target, is_dir),
+        r => r,
+    }
+}
+
+/// Makes what is missing of the target (CVE-2024-45310: component by component on descriptors, never by path).
+fn make(root: BorrowedFd<'_>, target: &Target, is_dir: bool) -> Result<OwnedFd> {
+    let (at, last) = parent(root, target, IN_ROOT)?;
+    if is_dir {
+        match fs::mkdirat(at.as_fd(), last, 0o755) {
+            Err(e) if e.is(libc::EEXIST) => {}
+            r => r?,
+        }
+        return fs::openat(at.as_fd(), last, libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW, 0);
+    }
+    empty_file(at.as_fd(), last, 0o644)
+}
+
+/// An empty file to mount on; one that is there is taken, a link is not followed.
+fn empty_file(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> Result<OwnedFd> {
+    match fs::openat(dir, name, libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW, mode) {
+        Err(e) if e.is(libc::EEXIST) => fs::openat(dir, name, libc::O_PATH | libc::O_NOFOLLOW, 0),
+        r => r,
+    }
+}
+
+/// The directory that holds the last component of `target`, made if missing.
+fn parent<'t>(root: BorrowedFd<'_>, target: &'t Target, resolve: u64) -> Result<(OwnedFd, &'t CStr)> {
+    let Some((last, parents)) = target.parts.split_last() else { return Err(Error::new("target", libc::EBUSY)) };
+    let mut at = fs::openat(root, c".", libc::O_PATH, 0)?;
+    let mut made = false;
+    for (depth, name) in parents.iter().enumerate() {
+        let existing = if made { None } else { open_prefix(root, &parents[..=depth], resolve)? };
+        at = match existing {
+            Some(dir) => dir,
+            None => {
+                made = true;
+                step_down(&at, name)?
+            }
+        };
+    }
+    Ok((at, last))
+}
+
+/// Makes and opens a directory below `at`. Below one just made all is new: no link can be in the way.
+fn step_down(at: &OwnedFd, name: &CStr) -> Result<OwnedFd> {
+    match fs::mkdirat(at.as_fd(), name, 0o755) {
+        // Somebody made it in the meantime; NOFOLLOW below refuses anything but a directory.
+        Err(e) if e.is(libc::EEXIST) => {}
+        r => r?,
+    }
+    fs::openat(at.as_fd(), name, libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW, 0)
+}
+
+/// Opens the directory `path` below `root` if it is there; its components are joined on the stack, because the child
+/// may not allocate.
+fn open_prefix(root: BorrowedFd<'_>, path: &[std::ffi::CString], resolve: u64) -> Result<Option<OwnedFd>> {
+    let mut buf = [0u8; libc::PATH_MAX as usize];
+    let mut n = 0;
+    for part in path {
+        let part = part.as_bytes();
+        let end = n + part.len();
+        if end + 1 >= buf.len() {
+            return Err(Error::new("openat2", libc::ENAMETOOLONG));
+        }
+        buf[n..end].copy_from_slice(part);
+        buf[end] = b'/';
+        n = end + 1;
+    }
+    let Ok(joined) = CStr::from_bytes_until_nul(&buf) else { return Err(Error::new("openat2", libc::ENAMETOOLONG)) };
+    match fs::openat2(root, joined, libc::O_PATH | libc::O_DIRECTORY, 0, resolve) {
+        Err(e) if e.is(libc::ENOENT) => Ok(None),
+        r => r.map(Some),
+    }
+}
+
+fn symlink(root: BorrowedFd<'_>, target: &Target, to: &CStr) -> Outcome {
+    let (dir, name) = parent(root, target, IN_ROOT)?;
+    match fs::symlinkat(to, dir.as_fd(), name) {
+        Err(e) if e.is(libc::EEXIST) => same_link(dir.as_fd(), name, to, e),
+        r => r,
+    }
+}
+
+/// An existing link is fine if it says the same.
+fn same_link(dir: BorrowedFd<'_>, name: &CStr, to: &CStr, error: Error) -> Outcome {
+    let mut buf = [0; libc::PATH_MAX as usize];
+    match fs::readlinkat(dir, name, &mut buf) {
+        Ok(now) if now == to.to_bytes() => Ok(()),
+        _ => Err(error),
+    }
+}
+
+pub fn remount(room: &mut Room, target: &Target, attr: &MountAttr) -> Outcome {
+    let at = fs::openat2(room.root()?, &target.path, libc::O_PATH, 0, IN_ROOT)?;
+    kernel::mount_setattr(at.as_fd(), c"", AT_EMPTY_PATH, attr)
+}
+
+pub fn directory(room: &mut Room, target: &Target) -> Outcome {
+    place(room.root()?, target, true, Links::InRoot).map(drop)
+}
+
+/// A node below the container's /dev, on the way to which no link is followed (CVE-2026-41579).
+pub fn device(room: &mut Room, device: &Device) -> Outcome {
+    let (dir, name) = parent(room.root()?, &device.target, IN_ROOT | libc::RESOLVE_NO_SYMLINKS)?;
+    if let Some(host) = &device.bind_from {
+        let node = bind(host, false, false)?;
+        let to = empty_file(dir.as_fd(), name, 0o666)?;
+        return kernel::move_mount(node.as_fd(), to.as_fd());
+    }
+    match fs::mknodat(dir.as_fd(), name, device.mode, device.rdev) {
+        Err(e) if e.is(libc::EEXIST) => return same_device(dir.as_fd(), name, device, e),
+        r => r?,
+    }
+    fs::fchmodat(dir.as_fd(), name, device.mode & 0o7777)?;
+    fs::fchownat(dir.as_fd(), name, device.uid, device.gid, libc::AT_SYMLINK_NOFOLLOW)
+}
+
+/// An existing node is fine if it is the same device.
+fn same_device(dir: BorrowedFd<'_>, name: &CStr, device: &Device, error: Error) -> Outcome {
+    let st = fs::fstatat(dir, name, libc::AT_SYMLINK_NOFOLLOW)?;
+    let same = st.st_mode & libc::S_IFMT == device.mode & libc::S_IFMT && st.st_rdev == device.rdev;
+    if same { Ok(()) } else { Err(error) }
+}
+
+/// A link in the container's /dev. `name` is relative to it.
+pub fn link(room: &mut Room, target: &CStr, name: &CStr) -> Outcome {
+    let resolve = IN_ROOT | libc::RESOLVE_NO_SYMLINKS;
+    let dev = fs::openat2(room.root()?, c"dev", libc::O_PATH | libc::O_DIRECTORY, 0, resolve)?;
+    match fs::symlinkat(target, dev.as_fd(), name) {
+        // COMPAT: runc leaves what the image has in its place.
+        Err(e) if e.is(libc::EEXIST) => Ok(()),
+        r => r,
+    }
+}
+
+/// Read-only from here down; a path that is not there needs no protection.
+pub fn readonly_path(room: &mut Room, target: &Target) -> Outcome {
+    let Some(at) = existing(room.root()?, target)? else { return Ok(()) };
+    let tree = copy_of(at.as_fd(), AT_RECURSIVE)?;
+    let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+    kernel::mount_setattr(tree.as_fd(), c"", AT_EMPTY_PATH, &attr)?;
+    kernel::move_mount(tree.as_fd(), at.as_fd())
+}
+
+/// Hides a file under /dev/null and a directory under an empty tmpfs, one for all: superblocks are slow to reap.
+pub fn mask_path(room: &mut Room, target: &Target) -> Outcome {
+    let Some(at) = existing(room.root()?, target)? else { return Ok(()) };
+    if fs::fstat(at.as_fd())?.st_mode & libc::S_IFMT != libc::S_IFDIR {
+        let Some(null) = &room.null else { return Err(Error::new("/dev/null", libc::ENOENT)) };
+        let null = copy_of(null.as_fd(), 0)?;
+        return kernel::move_mount(null.as_fd(), at.as_fd());
+    }
+    if let Some(mask) = &room.mask {
+        let again = copy_of(mask.as_fd(), 0)?;
+        return kernel::move_mount(again.as_fd(), at.as_fd());
+    }
+    let mask = empty_tmpfs()?;
+    kernel::move_mount(mask.as_fd(), at.as_fd())?;
+    room.mask = Some(mask);
+    Ok(())
+}
+
+fn empty_tmpfs() -> Result<OwnedFd> {
+    let ctx = kernel::fsopen(c"tmpfs")?;
+    let ctx = ctx.as_fd();
+    for (key, value) in MASK_OPTIONS {
+        kernel::fsconfig_string(ctx, key, value)?;
+    }
+    kernel::fsconfig_flag(ctx, c"ro")?;
+    kernel::fsconfig_create(ctx)?;
+    kernel::fsmount(ctx, libc::MOUNT_ATTR_RDONLY as u32)
+}
+
+/// The place in the container, or nothing if it is not there. Any other failure to protect it is fatal.
+fn existing(root: BorrowedFd<'_>, target: &Target) -> Result<Option<OwnedFd>> {
+    match fs::openat2(root, &target.path, libc::O_PATH, 0, IN_ROOT) {
+        Err(e) if e.is(libc::ENOENT) || e.is(libc::ENOTDIR) => Ok(None),
+        r => r.map(Some),
+    }
+}
+
+pub fn readonly_root(room: &mut Room) -> Outcome {
+    let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+    kernel::mount_setattr(room.root()?, c"", AT_EMPTY_PATH, &attr)
+}
+
+/// pivot_root(".", "."): the old root lands on top of the new one and is taken away, no directory needed for it.
+pub fn pivot(room: &mut Room) -> Outcome {
+    fs::fchdir(room.root()?)?;
+    kernel::pivot_root_here()?;
+    // ORDER: slave before the unmount, or the unmount would travel to the host.
+    kernel::mount(None, c".", None, libc::MS_SLAVE | libc::MS_REC, None)?;
+    kernel::umount2(c".", libc::MNT_DETACH)?;
+    fs::chdir(c"/")
+}
+
+/// For a root that cannot be pivoted (initramfs): move it over `/` and chroot.
+pub fn move_root(room: &mut Room) -> Outcome {
+    let slash = fs::openat(fs::CWD, c"/", libc::O_PATH, 0)?;
+    kernel::move_mount(room.root()?, slash.as_fd())?;
+    fs::fchdir(room.root()?)?;
+    kernel::chroot(c".")?;
+    fs::chdir(c"/")
+}

@@ -1,0 +1,122 @@
+//! The report socket's records: fixed size, written without allocation, read back as values.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::super::plan::Sync;
+use crate::sys::{self, Error, Result};
+
+const SIZE: usize = 256;
+const FAILED: u8 = 0;
+const CALL_AT: usize = 8;
+const CALL_MAX: usize = 40;
+const NOTE_AT: usize = CALL_AT + CALL_MAX;
+
+/// One record, as the shim reads it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Step number `step` failed in `call` with `errno`; `note` says more.
+    Failed { step: usize, call: String, errno: i32, note: String },
+    Reached(Sync),
+    /// The socket closed: the program runs (or the child is dead, which its pidfd tells).
+    Closed,
+}
+
+/// Child: says that step `index` failed.
+pub fn failed(socket: BorrowedFd<'_>, index: usize, error: &Error, note: &[u8]) {
+    let mut record = [0u8; SIZE];
+    record[0] = FAILED;
+    record[2..4].copy_from_slice(&(index as u16).to_le_bytes());
+    record[4..8].copy_from_slice(&error.errno.to_le_bytes());
+    let call = &error.call.as_bytes()[..error.call.len().min(CALL_MAX)];
+    record[CALL_AT..CALL_AT + call.len()].copy_from_slice(call);
+    let note = &note[..note.len().min(SIZE - NOTE_AT)];
+    record[NOTE_AT..NOTE_AT + note.len()].copy_from_slice(note);
+    // The shim may be gone (EPIPE): then there is nobody to tell, and the child exits all the same.
+    let _ = sys::socket::send(socket, &record, None);
+}
+
+/// Child: says that `point` is reached, with the terminal's master if there is one.
+pub fn reached(socket: BorrowedFd<'_>, point: Sync, terminal: Option<OwnedFd>) -> Result<()> {
+    sys::socket::send(socket, &[point as u8], terminal.as_ref().map(AsFd::as_fd))
+}
+
+/// Child: waits for one byte. A closed socket means that the shim gave up on this process.
+pub fn wait_for_go(socket: BorrowedFd<'_>) -> Result<()> {
+    let mut go = [0u8; 1];
+    match sys::socket::recv(socket, &mut go)? {
+        (0, _) => sys::process::exit(1),
+        _ => Ok(()),
+    }
+}
+
+/// Shim: says go.
+pub fn go(socket: BorrowedFd<'_>) -> Result<()> {
+    sys::socket::send(socket, &[1], None)
+}
+
+/// Shim: the next record, and the descriptor that came with it. Blocks.
+pub fn receive(socket: BorrowedFd<'_>) -> Result<(Message, Option<OwnedFd>)> {
+    let mut record = [0u8; SIZE];
+    let (n, fd) = match sys::socket::recv(socket, &mut record) {
+        // A peer that died with our go unread answers ECONNRESET once: it is closed.
+        Err(e) if e.is(libc::ECONNRESET) => (0, None),
+        r => r?,
+    };
+    Ok((parse(&record[..n]), fd))
+}
+
+/// Reads a record. Anything malformed counts as closed: nothing the child sends can do harm.
+pub fn parse(record: &[u8]) -> Message {
+    match record {
+        [FAILED, rest @ ..] if rest.len() == SIZE - 1 => Message::Failed {
+            step: usize::from(u16::from_le_bytes([record[2], record[3]])),
+            errno: i32::from_le_bytes([record[4], record[5], record[6], record[7]]),
+            call: text(&record[CALL_AT..NOTE_AT]),
+            note: text(&record[NOTE_AT..]),
+        },
+        [1] => Message::Reached(Sync::IdMap),
+        [2] => Message::Reached(Sync::Hooks),
+        [3] => Message::Reached(Sync::Ready),
+        _ => Message::Closed,
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_crosses_the_socket_whole() {
+        let (a, b) = sys::socket::seqpacket_pair().unwrap();
+        failed(a.as_fd(), 7, &Error::new("fsmount", libc::EPERM), b"why");
+        let (message, fd) = receive(b.as_fd()).unwrap();
+        assert!(fd.is_none());
+        let (call, note) = ("fsmount".to_string(), "why".to_string());
+        assert_eq!(message, Message::Failed { step: 7, call, errno: libc::EPERM, note });
+    }
+
+    #[test]
+    fn a_terminal_travels_with_ready() {
+        let (a, b) = sys::socket::seqpacket_pair().unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        reached(a.as_fd(), Sync::Ready, Some(null.into())).unwrap();
+        let (message, fd) = receive(b.as_fd()).unwrap();
+        assert_eq!(message, Message::Reached(Sync::Ready));
+        assert!(fd.is_some());
+    }
+
+    #[test]
+    fn garbage_and_silence_count_as_closed() {
+        assert_eq!(parse(&[]), Message::Closed);
+        assert_eq!(parse(&[9, 9]), Message::Closed);
+        assert_eq!(parse(&[0; 17]), Message::Closed);
+        let (a, b) = sys::socket::seqpacket_pair().unwrap();
+        drop(a);
+        assert_eq!(receive(b.as_fd()).unwrap().0, Message::Closed);
+    }
+}

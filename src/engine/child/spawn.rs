@@ -1,0 +1,127 @@
+//! One clone: from a plan in the shim to a child that walks it.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use super::super::plan::Plan;
+use super::report::{self, Message};
+use crate::engine::error::{Doing, Error};
+use crate::sys::clone::{Cloned, clone3};
+use crate::sys::{self, fs, ns, process, socket};
+
+/// A child just cloned: named by pidfd, reachable by its report socket.
+#[derive(Debug)]
+pub struct Born {
+    /// Its pid as the shim sees it.
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+    /// The shim's end of the report socket: the gate.
+    pub socket: OwnedFd,
+}
+
+impl Born {
+    /// The next message of the child. Blocks until there is one or the child is gone.
+    pub fn next(&self) -> Result<(Message, Option<OwnedFd>), Error> {
+        report::receive(self.socket.as_fd()).doing(|| format!("reading the report of process {}", self.pid))
+    }
+
+    pub fn go(&self) -> Result<(), Error> {
+        report::go(self.socket.as_fd()).doing(|| format!("telling process {} to go on", self.pid))
+    }
+
+    /// Kills and reaps a child that did not make it.
+    pub fn abandon(self) -> Option<process::Exit> {
+        let _ = process::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        drop(self.socket);
+        process::waitid(self.pidfd.as_fd(), libc::WEXITED).ok().flatten()
+    }
+}
+
+/// Clones a child that walks `plan`.
+///
+/// # Errors
+/// When the clone itself fails. What fails later, the child reports on its socket.
+pub fn spawn(plan: &Plan) -> Result<Born, Error> {
+    let (ours, theirs) = socket::seqpacket_pair().doing(|| "making the child's report socket".into())?;
+    let _back = plan.pidns.as_ref().map(|ns| BornInside::enter(ns)).transpose()?;
+    let (pid, pidfd) = match plan.born_in.is_empty() {
+        true => direct(plan, &ours, &theirs)?,
+        false => through_namespaces(plan, &ours, &theirs)?,
+    };
+    Ok(Born { pid, pidfd, socket: ours })
+}
+
+fn direct(plan: &Plan, ours: &OwnedFd, theirs: &OwnedFd) -> Result<(i32, OwnedFd), Error> {
+    let cloned = clone_child(plan, 0, ours, theirs).doing(|| "creating the process".into())?;
+    Ok((cloned.pid, cloned.pidfd))
+}
+
+/// clone3 with what the plan wants it to create; the child walks the plan.
+fn clone_child(plan: &Plan, extra: u64, ours: &OwnedFd, theirs: &OwnedFd) -> sys::Result<Cloned> {
+    let into = plan.cgroup.as_ref().map(|dir| dir.as_fd());
+    clone3(plan.clone_flags | extra, into, || {
+        fs::close(ours.as_raw_fd());
+        let _ = process::reset_signals();
+        super::walk(plan, theirs.as_fd())
+    })
+}
+
+/// Born in namespaces that exist: an intermediate process joins them (setns(2) to a user namespace wants a single
+/// thread) and clones the child as its sibling, so that the shim is the parent all the same.
+fn through_namespaces(plan: &Plan, ours: &OwnedFd, theirs: &OwnedFd) -> Result<(i32, OwnedFd), Error> {
+    let doing = || "joining the namespaces by path and creating the process".to_string();
+    let (to_us, from_it) = socket::seqpacket_pair().doing(doing)?;
+    let intermediate = clone3(0, None, || join_and_clone(plan, ours, theirs, &from_it)).doing(doing)?;
+    drop(from_it);
+    let mut record = [0; 4];
+    let answer = socket::recv(to_us.as_fd(), &mut record);
+    let _ = process::waitid(intermediate.pidfd.as_fd(), libc::WEXITED);
+    match answer.doing(doing)? {
+        (1, Some(pidfd)) => Ok((pid_of(&pidfd)?, pidfd)),
+        _ => Err(Error::doing(doing(), sys::Error::new("setns or clone3", i32::from_le_bytes(record)))),
+    }
+}
+
+/// The intermediate process: sends the sibling's pidfd, or the errno that prevented it.
+fn join_and_clone(plan: &Plan, ours: &OwnedFd, theirs: &OwnedFd, answer: &OwnedFd) -> Infallible {
+    let sibling = libc::CLONE_PARENT as u64;
+    let joined = plan.born_in.iter().try_for_each(|(kind, fd)| ns::setns(fd.as_fd(), *kind));
+    let cloned = joined.and_then(|()| clone_child(plan, sibling, ours, theirs));
+    let sent = match cloned {
+        Ok(cloned) => socket::send(answer.as_fd(), &[0], Some(cloned.pidfd.as_fd())),
+        Err(e) => socket::send(answer.as_fd(), &e.errno.to_le_bytes(), None),
+    };
+    process::exit(i32::from(sent.is_err()))
+}
+
+/// The pid behind a pidfd, as the shim's own procfs tells it (proc_pid_fdinfo(5)).
+fn pid_of(pidfd: &OwnedFd) -> Result<i32, Error> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let text = std::fs::read_to_string(&path).doing(|| format!("reading {path}"))?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+    pid.ok_or_else(|| Error::doing("finding the new process", "its pidfd names no pid"))
+}
+
+/// While this lives, children of this thread are born in another pid namespace. The thread itself stays where it is.
+struct BornInside {
+    home: OwnedFd,
+}
+
+impl BornInside {
+    fn enter(pidns: &OwnedFd) -> Result<Self, Error> {
+        let home = fs::openat(fs::CWD, c"/proc/self/ns/pid", libc::O_RDONLY, 0)
+            .doing(|| "opening the shim's own pid namespace".into())?;
+        ns::setns(pidns.as_fd(), libc::CLONE_NEWPID).map_err(|e| match e.errno {
+            libc::ESRCH => Error::Gone("the container's init process is gone".into()),
+            _ => Error::doing("entering the pid namespace", e),
+        })?;
+        Ok(Self { home })
+    }
+}
+
+impl Drop for BornInside {
+    fn drop(&mut self) {
+        // Going home always works: it is this thread's own namespace (pid_namespaces(7)).
+        let _ = ns::setns(self.home.as_fd(), libc::CLONE_NEWPID);
+    }
+}

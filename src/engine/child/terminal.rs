@@ -1,0 +1,64 @@
+//! Steps for descriptors 0, 1, 2: a terminal of the container's own devpts, or what the shim gives.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use super::Outcome;
+use super::room::Room;
+use crate::sys::{Error, Result, fs, mount, tty};
+
+const IN_ROOT: u64 = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+/// `chown` leaves an id alone that is all ones (chown(2)).
+const KEEP: u32 = u32::MAX;
+
+/// Opens the multiplexer of the container's devpts, checks that it is one, and gets the slave from the master itself
+/// (TIOCGPTPEER), never by name (CVE-2025-52565). The slave becomes the controlling terminal and 0, 1, 2.
+pub fn open(room: &mut Room, bind: bool, uid: u32, gid: Option<u32>) -> Outcome {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_NOFOLLOW;
+    let master = match room.root() {
+        Ok(root) => fs::openat2(root, c"dev/pts/ptmx", flags, 0, IN_ROOT)?,
+        Err(_) => fs::openat(fs::CWD, c"/dev/pts/ptmx", flags, 0)?,
+    };
+    tty::verify_master(master.as_fd())?;
+    tty::unlock(master.as_fd())?;
+    let slave = tty::peer(master.as_fd())?;
+    tty::verify_slave(slave.as_fd())?;
+    fs::fchownat(slave.as_fd(), c"", uid, gid.unwrap_or(KEEP), libc::AT_EMPTY_PATH)?;
+    if bind {
+        bind_console(room, &slave)?;
+    }
+    room.terminal = Some(master);
+    tty::set_controlling(slave.as_fd())?;
+    (0..3).try_for_each(|to| fs::dup2(slave.as_fd(), to))
+}
+
+fn bind_console(room: &Room, slave: &OwnedFd) -> Outcome {
+    let dev = fs::openat2(room.root()?, c"dev", libc::O_PATH | libc::O_DIRECTORY, 0, IN_ROOT)?;
+    let flags = libc::O_CREAT | libc::O_NOFOLLOW | libc::O_NOCTTY | libc::O_NONBLOCK | libc::O_RDONLY;
+    let made = fs::openat(dev.as_fd(), c"console", flags | libc::O_EXCL, 0o666);
+    let console = match made {
+        Err(e) if e.is(libc::EEXIST) => fs::openat(dev.as_fd(), c"console", libc::O_PATH | libc::O_NOFOLLOW, 0)?,
+        r => r?,
+    };
+    let copy = mount::open_tree(slave.as_fd(), c"", mount::OPEN_TREE_CLONE | mount::AT_EMPTY_PATH)?;
+    mount::move_mount(copy.as_fd(), console.as_fd())
+}
+
+/// Descriptors 0, 1, 2 as the shim gives them. /dev/null is the one that the child sees at this moment.
+pub fn stdio(fds: &[Option<Arc<OwnedFd>>; 3]) -> Outcome {
+    for (to, fd) in (0..).zip(fds) {
+        match fd {
+            Some(fd) => fs::dup2(fd.as_fd(), to)?,
+            None => fs::dup2(null()?.as_fd(), to)?,
+        }
+    }
+    Ok(())
+}
+
+fn null() -> Result<OwnedFd> {
+    let null = fs::openat(fs::CWD, c"/dev/null", libc::O_RDWR | libc::O_NOCTTY, 0)?;
+    match fs::fstat(null.as_fd())?.st_rdev == libc::makedev(1, 3) {
+        true => Ok(null),
+        false => Err(Error::new("/dev/null is not character device 1:3", libc::ENODEV)),
+    }
+}

@@ -1,0 +1,289 @@
+//! A container: its init, its cgroup, and what its life needs after Create. The spec itself is not kept.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use oci_spec::runtime::{self as spec, Hooks, Linux, LinuxNamespaceType as Kind, Spec};
+
+use super::cgroup::Cgroup;
+use super::child::Message;
+use super::error::{Doing, Error};
+use super::hooks::{self, Document, Inside};
+use super::plan::init::Joined;
+use super::plan::{Fd, Given, Plan};
+use super::state::{Exit, State};
+use super::{create, rootfs};
+use crate::sys::{process, socket};
+
+/// Removing cgroups waits this long for the last process to leave.
+const REMOVE_WITHIN: Duration = Duration::from_secs(2);
+/// Everybody in a cgroup is dead within this, or is named in the error.
+pub const KILL_WITHIN: Duration = Duration::from_secs(2);
+
+/// A process of a container, named by pidfd.
+#[derive(Debug, Clone)]
+pub struct Process {
+    pub pid: i32,
+    pub pidfd: Arc<OwnedFd>,
+}
+
+impl Process {
+    /// Sends `signal`.
+    ///
+    /// # Errors
+    /// `Gone` when the process has been reaped.
+    pub fn signal(&self, signal: i32) -> Result<(), Error> {
+        process::pidfd_send_signal(self.pidfd.as_fd(), signal).map_err(|e| match e.errno {
+            libc::ESRCH => Error::Gone("process already finished".into()),
+            _ => Error::doing(format!("sending signal {signal} to process {}", self.pid), e),
+        })
+    }
+
+    /// Has it ended? Leaves it to be reaped, so that its pid stays taken.
+    pub fn peek(&self) -> Option<process::Exit> {
+        process::waitid(self.pidfd.as_fd(), libc::WEXITED | libc::WNOHANG | libc::WNOWAIT).ok().flatten()
+    }
+
+    /// Reaps it if it has ended.
+    pub fn reap(&self) -> Option<process::Exit> {
+        process::waitid(self.pidfd.as_fd(), libc::WEXITED | libc::WNOHANG).ok().flatten()
+    }
+}
+
+/// A container from Create to Delete.
+pub struct Container {
+    pub id: String,
+    pub bundle: PathBuf,
+    pub init: Process,
+    pub cgroup: Cgroup,
+    pub(super) gate: Mutex<Option<Gate>>,
+    pub(super) hooks: Option<Hooks>,
+    pub(super) annotations: HashMap<String, String>,
+    pub(super) for_exec: ForExec,
+    pub(super) state: Mutex<State>,
+}
+
+/// The report socket of an init that waits for Start, and the rest of its plan for error messages.
+pub(super) struct Gate {
+    socket: OwnedFd,
+    plan: Plan,
+}
+
+impl Gate {
+    pub(super) fn new(socket: OwnedFd, plan: Plan) -> Self {
+        Self { socket, plan }
+    }
+
+    /// Lets init go and waits until its program runs.
+    fn open(self) -> Result<(), Error> {
+        let gone = |e| Error::doing("telling init to start", e);
+        socket::send(self.socket.as_fd(), &[1], None).map_err(gone)?;
+        match super::child::receive(self.socket.as_fd()).doing(|| "reading init's report".into())?.0 {
+            Message::Closed => Ok(()),
+            message => Err(create::failure(&self.plan, &message)),
+        }
+    }
+}
+
+/// What exec'd processes share with init.
+pub(super) struct ForExec {
+    pub kinds: i32,
+    pub pidns: bool,
+    pub proc: Fd,
+    pub filter: Option<Arc<super::seccomp::Filter>>,
+    pub apparmor: bool,
+    pub keyring: bool,
+    /// Init's process without its arguments and environment: defaults for what an exec leaves out.
+    pub process: spec::Process,
+    pub uid_map: Vec<spec::LinuxIdMapping>,
+    pub gid_map: Vec<spec::LinuxIdMapping>,
+}
+
+impl ForExec {
+    pub(super) fn new(spec: &Spec, linux: &Linux, given: &Given, no_keyring: Option<()>, joined: &[Joined]) -> Self {
+        let all: Vec<Kind> = linux.namespaces().iter().flatten().map(|ns| ns.typ()).collect();
+        let ours = |kind: &&Kind| joined.iter().find(|ns| ns.kind == **kind).is_none_or(|ns| !is_own(ns));
+        let kinds = all.iter().filter(|kind| **kind != Kind::Pid).filter(ours).map(|kind| *kind as i32).sum();
+        let mut process = spec.process().clone().unwrap_or_default();
+        process.set_args(None).set_env(None);
+        Self {
+            kinds,
+            pidns: all.contains(&Kind::Pid),
+            proc: given.proc.clone(),
+            filter: given.filter.clone(),
+            apparmor: given.apparmor,
+            keyring: no_keyring.is_none(),
+            process,
+            uid_map: linux.uid_mappings().clone().unwrap_or_default(),
+            gid_map: linux.gid_mappings().clone().unwrap_or_default(),
+        }
+    }
+
+    pub(super) fn inside(&self, init: &Fd) -> Inside {
+        Inside { init: init.clone(), kinds: self.kinds, pidns: self.pidns }
+    }
+}
+
+/// Is the joined namespace the shim's own? setns(2) to one's own user namespace is an error, to others pointless.
+fn is_own(ns: &Joined) -> bool {
+    let file = match ns.kind {
+        Kind::Mount => "mnt",
+        Kind::Network => "net",
+        other => super::plan::init::name(other),
+    };
+    use std::os::unix::fs::MetadataExt;
+    let own = std::fs::metadata(format!("/proc/self/ns/{file}"));
+    let theirs = crate::sys::fs::fstat(ns.fd.as_fd());
+    matches!((own, theirs), (Ok(a), Ok(b)) if (a.dev(), a.ino()) == (b.st_dev, b.st_ino))
+}
+
+impl Container {
+    /// Start: startContainer hooks, the gate, poststart hooks.
+    ///
+    /// # Errors
+    /// When a hook fails or the program cannot be executed; init is dead or dying then.
+    pub fn start(&self) -> Result<(), Error> {
+        let gate = self.gate.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let gate = gate.ok_or_else(|| Error::Gone("the container has been started already".into()))?;
+        let inside = self.for_exec.inside(&self.init.pidfd);
+        let list = |f: fn(&Hooks) -> &Option<Vec<spec::Hook>>| {
+            self.hooks.as_ref().and_then(|h| f(h).as_deref()).unwrap_or_default()
+        };
+        hooks::run("startContainer", list(Hooks::start_container), &self.document("created"), Some(&inside))?;
+        gate.open()?;
+        // COMPAT: a failing poststart hook ends the container, as in runc.
+        hooks::run("poststart", list(Hooks::poststart), &self.document("running"), None)
+            .inspect_err(|_| drop(self.init.signal(libc::SIGKILL)))
+    }
+
+    fn document(&self, status: &str) -> Vec<u8> {
+        let (id, bundle, annotations) = (&self.id, &self.bundle, &self.annotations);
+        Document { id, status, pid: self.init.pid, bundle, annotations }.json()
+    }
+
+    /// Ids that container id `uid`, `gid` have on the host.
+    pub fn host_ids(&self, uid: u32, gid: u32) -> (u32, u32) {
+        (super::idmap::to_host(&self.for_exec.uid_map, uid), super::idmap::to_host(&self.for_exec.gid_map, gid))
+    }
+
+    /// Init has a pid namespace of its own: the kernel ends everybody else with it.
+    pub fn has_pid_namespace(&self) -> bool {
+        self.for_exec.pidns
+    }
+
+    /// Writes init's end down for a `delete` that finds no shim.
+    ///
+    /// # Errors
+    /// When the bundle cannot be written.
+    pub fn record_exit(&self, exit: Exit) -> Result<(), Error> {
+        let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
+        state.exit = Some(exit);
+        state.save(&self.bundle)
+    }
+
+    /// All processes, init among them while it lives, whatever cgroup below the container's they moved to.
+    ///
+    /// # Errors
+    /// When the cgroup cannot be read.
+    pub fn pids(&self) -> Result<Vec<i32>, Error> {
+        let mut pids = self.cgroup.pids()?;
+        if !pids.contains(&self.init.pid) && self.init.peek().is_none() {
+            pids.insert(0, self.init.pid);
+        }
+        Ok(pids)
+    }
+
+    /// Signals every process of the container.
+    ///
+    /// # Errors
+    /// When the cgroup cannot be read, or a living process not be signalled.
+    pub fn signal_all(&self, signal: i32) -> Result<(), Error> {
+        if signal == libc::SIGKILL {
+            return Ok(self.cgroup.kill(KILL_WITHIN)?);
+        }
+        self.cgroup.pids()?.into_iter().try_for_each(|pid| match process::kill(pid, signal) {
+            Err(e) if !e.is(libc::ESRCH) => Err(Error::doing(format!("sending signal {signal} to process {pid}"), e)),
+            _ => Ok(()),
+        })
+    }
+
+    /// After the end of init, without a Delete to come: all but the state file goes, where a later `delete` finds the
+    /// exit status.
+    ///
+    /// # Errors
+    /// The first failure, after everything was tried.
+    pub fn clear_but_state(&self) -> Result<(), Error> {
+        let state = self.state.lock().unwrap_or_else(|e| e.into_inner()).clone();
+        clear(&state, &self.bundle)?;
+        state.save(&self.bundle)
+    }
+
+    /// Delete: everything that Create made goes, then poststop hooks run. Init must be dead.
+    ///
+    /// # Errors
+    /// The first failure, after everything was tried. Hooks' failures are in the second list, for the log only.
+    pub fn delete(&self) -> (Result<(), Error>, Vec<Error>) {
+        let state = self.state.lock().unwrap_or_else(|e| e.into_inner()).clone();
+        let cleared = clear(&state, &self.bundle);
+        (cleared, poststop(self.hooks.as_ref(), &self.document("stopped")))
+    }
+}
+
+/// poststop hooks of a container that is known by its bundle only.
+pub fn poststop_of(spec: &Spec, id: &str, bundle: &Path) -> Vec<Error> {
+    let annotations = spec.annotations().clone().unwrap_or_default();
+    let document = Document { id, status: "stopped", pid: 0, bundle, annotations: &annotations };
+    poststop(spec.hooks().as_ref(), &document.json())
+}
+
+/// poststop hooks all run, whatever the one before did (runtime-spec, "Lifecycle", step 13).
+pub fn poststop(hooks: Option<&Hooks>, document: &[u8]) -> Vec<Error> {
+    let list = hooks.and_then(|h| h.poststop().as_deref()).unwrap_or_default();
+    let one = |hook: &spec::Hook| hooks::run("poststop", std::slice::from_ref(hook), document, None).err();
+    list.iter().filter_map(one).collect()
+}
+
+/// Takes away what `state` names: processes, cgroup, mounts, the state file. Idempotent; works without the shim.
+///
+/// # Errors
+/// The first failure, after everything was tried.
+pub fn clear(state: &State, bundle: &Path) -> Result<(), Error> {
+    let mut outcome = Ok(());
+    let mut keep = |result: Result<(), Error>| outcome = std::mem::replace(&mut outcome, Ok(())).and(result);
+    if state.is_of_this_boot() {
+        keep(kill_init(state));
+        if let Some(cgroup) = &state.cgroup {
+            keep(cgroup.kill(KILL_WITHIN).map_err(Error::from));
+            keep(cgroup.remove(REMOVE_WITHIN).map_err(Error::from));
+        }
+    }
+    if let Some(rootfs) = &state.rootfs {
+        keep(rootfs::unmount(rootfs));
+    }
+    if outcome.is_ok() {
+        State::remove(bundle);
+    }
+    outcome
+}
+
+/// Kills the recorded init, if that pid is still the same process, and reaps it where it is our child.
+fn kill_init(state: &State) -> Result<(), Error> {
+    let Some(pid) = state.pid else { return Ok(()) };
+    let Ok(pidfd) = process::pidfd_open(pid) else { return Ok(()) };
+    // ORDER: compare after the pidfd is open: from here on the pid cannot change hands unnoticed.
+    if super::state::start_time(pid) != state.start_time {
+        return Ok(());
+    }
+    let _ = process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+    let _ = state.cgroup.as_ref().map(Cgroup::thaw);
+    let ended = process::poll_in(pidfd.as_fd(), 2000).doing(|| format!("waiting for process {pid} to die"))?;
+    // ECHILD: somebody else's child, reaped by its parent.
+    let _ = process::waitid(pidfd.as_fd(), libc::WEXITED | libc::WNOHANG);
+    match ended {
+        true => Ok(()),
+        false => Err(Error::doing(format!("killing process {pid}"), "it does not die; it may be in uninterruptible sleep (state D)")),
+    }
+}

@@ -1,0 +1,299 @@
+//! Create: from a bundle to an init process that waits at the gate.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use oci_spec::runtime::{Linux, LinuxNamespaceType as Kind, Spec};
+
+use super::cgroup::{Cgroup, Dir, Host, OomWatch};
+use super::child::{self, Born, Message};
+use super::container::{Container, ForExec, Gate, Process};
+use super::error::{Doing, Error};
+use super::plan::caps::Wanted;
+use super::plan::init::{Inputs, Joined};
+use super::plan::{CgroupView, Fd, Given, HostMounts, Plan, Step, Sync, init};
+use super::rootfs::{self, RootfsMount};
+use super::state::{self, State};
+use super::{hooks, idmap, passwd, seccomp};
+use crate::sys::fs;
+
+/// What Create is asked for.
+pub struct CreateRequest {
+    pub id: String,
+    pub bundle: PathBuf,
+    pub spec: Spec,
+    pub rootfs: Vec<RootfsMount>,
+    /// Descriptors 0, 1, 2; `None` is /dev/null. Ignored for a terminal.
+    pub stdio: [Option<OwnedFd>; 3],
+    pub no_pivot_root: bool,
+    pub no_new_keyring: bool,
+}
+
+/// What Create gives.
+pub struct Created {
+    pub container: Container,
+    /// The terminal's master, if the process has one.
+    pub terminal: Option<OwnedFd>,
+    /// Armed before the workload can run.
+    pub oom: Option<OomWatch>,
+    /// Things dropped or tolerated, for the log.
+    pub warnings: Vec<String>,
+}
+
+/// Creates the container. Afterwards its init waits for `Container::start`.
+///
+/// # Errors
+/// In words; nothing is left behind: no process, mount, cgroup or file, and the same id can be created again.
+pub fn create(request: CreateRequest) -> Result<Created, Error> {
+    let bundle = request.bundle.clone();
+    let mut state = State::new(&request.id);
+    let created = attempt(request, &mut state);
+    if created.is_err() {
+        // What cannot be cleared now is named in the state file, which `delete` reads.
+        let _ = super::container::clear(&state, &bundle);
+    }
+    created
+}
+
+fn attempt(request: CreateRequest, state: &mut State) -> Result<Created, Error> {
+    let nothing = Linux::default();
+    let linux = request.spec.linux().as_ref().unwrap_or(&nothing);
+    let host = Host::get()?;
+    let cgroup = Cgroup::locate(linux.cgroups_path().as_deref(), &request.id, host)?;
+    let rootfs = root_path(&request)?;
+    // `delete` unmounts the rootfs whether or not a state names it.
+    state.rootfs = Some(request.bundle.join("rootfs")).filter(|_| !request.rootfs.is_empty());
+    rootfs::mount_all(&request.rootfs, &request.bundle.join("rootfs"))?;
+    cgroup.create()?;
+    state.cgroup = Some(cgroup.clone());
+    state.save(&request.bundle)?;
+    let oom = cgroup.oom_watch().ok();
+    let filter = linux.seccomp().as_ref().map(|profile| seccomp::compile(profile).map(Arc::new));
+    let filter = filter.transpose().map_err(|e| Error::Spec(format!("linux.seccomp: {e}")))?;
+    let given = given(&request.spec, &rootfs, filter)?;
+    let (inputs, for_exec) = inputs(&request, linux, &cgroup, rootfs, given)?;
+    if let Some(resources) = linux.resources() {
+        cgroup.apply(resources)?;
+    }
+    let plan = init::build(&request.spec, &inputs)?;
+    let born = child::spawn(&plan)?;
+    state.pid = Some(born.pid);
+    state.start_time = state::start_time(born.pid);
+    state.save(&request.bundle)?;
+    let terminal = set_up(&request, &plan, &born, &for_exec, linux)
+        .map_err(|e| explain_death(e, &cgroup))?;
+    state.created = true;
+    state.save(&request.bundle)?;
+    let warnings = warnings(&request.spec);
+    let container = Container {
+        id: request.id,
+        bundle: request.bundle,
+        init: Process { pid: born.pid, pidfd: for_exec_fd(&born)? },
+        gate: Mutex::new(Some(Gate::new(born.socket, plan))),
+        cgroup,
+        hooks: request.spec.hooks().clone(),
+        annotations: request.spec.annotations().clone().unwrap_or_default(),
+        for_exec,
+        state: Mutex::new(state.clone()),
+    };
+    Ok(Created { container, terminal, oom, warnings })
+}
+
+fn for_exec_fd(born: &Born) -> Result<Arc<OwnedFd>, Error> {
+    born.pidfd.try_clone().map(Arc::new).doing(|| "duplicating the pidfd".into())
+}
+
+/// `root.path`, relative to the bundle.
+fn root_path(request: &CreateRequest) -> Result<PathBuf, Error> {
+    let root = request.spec.root().as_ref();
+    let root = root.ok_or_else(|| Error::Spec("root is missing: name the rootfs in root.path".into()))?;
+    Ok(request.bundle.join(root.path()))
+}
+
+/// What the identity part of the plan needs from the host.
+fn given(spec: &Spec, rootfs: &Path, filter: Option<Arc<seccomp::Filter>>) -> Result<Given, Error> {
+    let uid = spec.process().as_ref().map_or(0, |p| p.user().uid());
+    Ok(Given {
+        proc: host_proc()?,
+        filter,
+        gate: true,
+        home: passwd::home(rootfs, uid),
+        apparmor: Path::new("/sys/module/apparmor/parameters/enabled").exists(),
+    })
+}
+
+/// The shim's procfs, recognised by its magic and its root's inode number (CVE-2019-16884).
+pub fn host_proc() -> Result<Fd, Error> {
+    const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+    const PROC_ROOT_INO: u64 = 1;
+    let doing = || "opening /proc".to_string();
+    let proc = fs::openat(fs::CWD, c"/proc", libc::O_PATH | libc::O_DIRECTORY, 0).doing(doing)?;
+    let genuine = fs::fstatfs_magic(proc.as_fd()).doing(doing)? == PROC_SUPER_MAGIC
+        && fs::fstat(proc.as_fd()).doing(doing)?.st_ino == PROC_ROOT_INO;
+    if !genuine {
+        return Err(Error::doing(doing(), "it is not the root of a procfs; mount one there"));
+    }
+    Ok(Arc::new(proc))
+}
+
+fn inputs(
+    request: &CreateRequest,
+    linux: &Linux,
+    cgroup: &Cgroup,
+    rootfs: PathBuf,
+    given: Given,
+) -> Result<(Inputs, ForExec), Error> {
+    let joined = open_namespaces(linux)?;
+    let join = cgroup.join()?;
+    let for_exec = ForExec::new(&request.spec, linux, &given, request.no_new_keyring.then_some(()), &joined);
+    let stdio = request.stdio.each_ref().map(|fd| fd.as_ref().and_then(|fd| fd.try_clone().ok()).map(Arc::new));
+    let inputs = Inputs {
+        id: request.id.clone(),
+        rootfs,
+        host: HostMounts {
+            bundle: request.bundle.clone(),
+            cgroups: cgroup_views(cgroup),
+            detached: HashMap::new(),
+            label: linux.mount_label().clone().filter(|label| !label.is_empty()),
+        },
+        given,
+        stdio,
+        joined,
+        tasks: join.tasks.into_iter().map(Arc::new).collect(),
+        cgroup: join.into.map(Arc::new),
+        no_pivot_root: request.no_pivot_root,
+        no_new_keyring: request.no_new_keyring,
+        kcore: Path::new("/proc/kcore").exists(),
+    };
+    Ok((inputs, for_exec))
+}
+
+fn open_namespaces(linux: &Linux) -> Result<Vec<Joined>, Error> {
+    let all = linux.namespaces().iter().flatten();
+    let by_path = all.filter_map(|ns| Some((ns.typ(), ns.path().as_ref().filter(|p| !p.as_os_str().is_empty())?)));
+    by_path
+        .map(|(kind, path)| {
+            let name = super::plan::c_string(path.as_os_str().as_encoded_bytes())?;
+            let what = || format!("opening the {} namespace {}", init::name(kind), path.display());
+            let fd = fs::openat(fs::CWD, &name, libc::O_RDONLY, 0).doing(what)?;
+            Ok(Joined { kind, path: path.clone(), fd: Arc::new(fd) })
+        })
+        .collect()
+}
+
+/// What a cgroup mount in the container shows: each hierarchy from the container's own cgroup down.
+fn cgroup_views(cgroup: &Cgroup) -> Vec<CgroupView> {
+    let v1 = |dir: &Dir| CgroupView {
+        name: dir.controllers.join(",").trim_start_matches("name=").into(),
+        path: dir.dir.clone(),
+        links: if dir.controllers.len() > 1 { dir.controllers.clone() } else { Vec::new() },
+    };
+    match (cgroup.v1(), cgroup.unified()) {
+        ([], Some(unified)) => vec![CgroupView { path: unified.dir.clone(), ..CgroupView::default() }],
+        (hierarchies, _) => hierarchies.iter().map(v1).collect(),
+    }
+}
+
+/// Answers the child until it is ready; the terminal's master comes with that.
+fn set_up(
+    request: &CreateRequest,
+    plan: &Plan,
+    born: &Born,
+    for_exec: &ForExec,
+    linux: &Linux,
+) -> Result<Option<OwnedFd>, Error> {
+    loop {
+        match born.next()? {
+            (Message::Reached(Sync::IdMap), _) => {
+                let maps = (linux.uid_mappings().as_deref(), linux.gid_mappings().as_deref());
+                idmap::write(born.pid, maps.0.unwrap_or_default(), maps.1.unwrap_or_default())?;
+            }
+            (Message::Reached(Sync::Hooks), _) => run_hooks(request, born, for_exec)?,
+            (Message::Reached(Sync::Ready), terminal) => return Ok(terminal),
+            (message, _) => return Err(failure(plan, &message)),
+        }
+        born.go()?;
+    }
+}
+
+fn run_hooks(request: &CreateRequest, born: &Born, for_exec: &ForExec) -> Result<(), Error> {
+    let Some(hooks) = request.spec.hooks() else { return Ok(()) };
+    let annotations = request.spec.annotations().clone().unwrap_or_default();
+    let document = hooks::Document {
+        id: &request.id,
+        status: "creating",
+        pid: born.pid,
+        bundle: &request.bundle,
+        annotations: &annotations,
+    };
+    let state = document.json();
+    let prestart = hooks.prestart();
+    for (moment, list) in [("prestart", prestart), ("createRuntime", hooks.create_runtime())] {
+        hooks::run(moment, list.as_deref().unwrap_or_default(), &state, None)?;
+    }
+    let inside = for_exec.inside(&for_exec_fd(born)?);
+    hooks::run("createContainer", hooks.create_container().as_deref().unwrap_or_default(), &state, Some(&inside))
+}
+
+/// A message that is not what was hoped for, in words.
+pub fn failure(plan: &Plan, message: &Message) -> Error {
+    let Message::Failed { step, call, errno, note } = message else {
+        return Error::Gone("the process died during set-up".into());
+    };
+    match plan.steps.get(*step) {
+        Some(Step::Lookup(program) | Step::Execve { program, .. }) => Error::Program(program.refusal(call, *errno)),
+        Some(step) => {
+            let detail = if note.is_empty() { remedy(step, *errno) } else { note.clone() };
+            Error::Step { step: step.to_string(), call: call.clone(), errno: *errno, detail }
+        }
+        None => Error::Gone(format!("the process failed in an unknown step {step}: {call}")),
+    }
+}
+
+/// What to do about a failure whose cause is known.
+fn remedy(step: &Step, errno: i32) -> String {
+    let text = match (step, errno) {
+        (Step::Mount(m), libc::ENOENT) if matches!(m.from, super::plan::Source::Bind { .. }) => {
+            "the source does not exist on the host, or the target's parent in the container is a dangling link"
+        }
+        (Step::Mount(_), libc::ENOTDIR) => "are you trying to mount a directory onto a file (or vice-versa)?",
+        (Step::Mount(_), libc::ELOOP) => "a symbolic link is in the way of the target",
+        (Step::Root { .. }, libc::ENOENT | libc::ENOTDIR) => "root.path must be a directory",
+        (Step::Cwd(_), libc::ENOENT) => "the working directory does not exist in the container",
+        (Step::Rlimit { .. }, libc::EPERM) => "raising a hard limit needs CAP_SYS_RESOURCE",
+        (Step::OomScoreAdj { .. }, libc::EACCES) => "lowering it needs CAP_SYS_RESOURCE",
+        (Step::Sysctl { .. }, libc::ENOENT) => "this kernel has no such sysctl in the container's namespaces",
+        (_, libc::ENOSYS) => "the kernel is too old: Linux 5.12 or newer is needed",
+        _ => "",
+    };
+    text.to_string()
+}
+
+/// A child that vanished without a word was killed, most often by its own memory limit.
+fn explain_death(error: Error, cgroup: &Cgroup) -> Error {
+    match error {
+        Error::Gone(text) => match cgroup.memory_verdict() {
+            Some(verdict) => Error::Gone(format!("{text}: {verdict}")),
+            None => Error::Gone(text),
+        },
+        other => other,
+    }
+}
+
+fn warnings(spec: &Spec) -> Vec<String> {
+    let wanted = Wanted::new(spec.process().as_ref().and_then(|p| p.capabilities().as_ref()));
+    let have = crate::sys::cred::capget().map_or(u64::MAX, |sets| sets.permitted);
+    let userns = spec.linux().as_ref().and_then(|l| l.namespaces().as_ref());
+    if userns.is_some_and(|all| all.iter().any(|ns| ns.typ() == Kind::User)) {
+        return Vec::new();
+    }
+    match wanted.beyond(have).as_slice() {
+        [] => Vec::new(),
+        lacking => {
+            let names: Vec<_> = lacking.iter().map(|cap| crate::oci::capability::name(*cap)).collect();
+            vec![format!("this host lacks capabilities that the container asks for: {names:?}")]
+        }
+    }
+}

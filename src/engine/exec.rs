@@ -1,0 +1,116 @@
+//! Exec: a further process in a running container, by one clone.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use oci_spec::runtime as spec;
+
+use super::child::{self, Born, Message};
+use super::container::{Container, Process};
+use super::create::failure;
+use super::error::Error;
+use super::passwd;
+use super::plan::exec::{Inputs, build};
+use super::plan::{Given, Plan, Sync};
+
+/// A process to add.
+pub struct ExecRequest {
+    pub process: spec::Process,
+    /// Descriptors 0, 1, 2; `None` is /dev/null. Ignored for a terminal.
+    pub stdio: [Option<OwnedFd>; 3],
+}
+
+/// A process that runs.
+pub struct Executed {
+    pub process: Process,
+    pub terminal: Option<OwnedFd>,
+}
+
+impl Container {
+    /// Runs a further process.
+    ///
+    /// # Errors
+    /// `Program` when it cannot be executed, `Gone` when init is dead.
+    pub fn exec(&self, request: ExecRequest) -> Result<Executed, Error> {
+        let process = self.complete(request.process);
+        let shared = &self.for_exec;
+        let terminal = process.terminal().unwrap_or(false);
+        let given = Given {
+            proc: shared.proc.clone(),
+            filter: shared.filter.clone(),
+            gate: terminal,
+            home: self.home(&process),
+            apparmor: shared.apparmor,
+        };
+        let join = self.cgroup.join_of(self.init.pid)?;
+        let plan = build(&process, &Inputs {
+            init: self.init.pidfd.clone(),
+            kinds: shared.kinds,
+            pidns: shared.pidns,
+            given,
+            stdio: request.stdio.map(|fd| fd.map(Arc::new)),
+            tasks: join.tasks.into_iter().map(Arc::new).collect(),
+            cgroup: join.into.map(Arc::new),
+            keyring: shared.keyring.then(|| format!("_ses.{}", self.id)),
+        })?;
+        run(&plan)
+    }
+
+    /// COMPAT: what an exec's process leaves out it inherits from init's, as in runc.
+    fn complete(&self, mut process: spec::Process) -> spec::Process {
+        let init = &self.for_exec.process;
+        if process.capabilities().is_none() {
+            process.set_capabilities(init.capabilities().clone());
+        }
+        if process.rlimits().as_ref().is_none_or(Vec::is_empty) {
+            process.set_rlimits(init.rlimits().clone());
+        }
+        if process.apparmor_profile().as_ref().is_none_or(String::is_empty) {
+            process.set_apparmor_profile(init.apparmor_profile().clone());
+        }
+        if process.selinux_label().as_ref().is_none_or(String::is_empty) {
+            process.set_selinux_label(init.selinux_label().clone());
+        }
+        process.set_oom_score_adj(process.oom_score_adj().or(init.oom_score_adj()));
+        process.set_no_new_privileges(process.no_new_privileges().or(init.no_new_privileges()));
+        process
+    }
+
+    fn home(&self, process: &spec::Process) -> String {
+        let has = process.env().iter().flatten().any(|entry| entry.starts_with("HOME="));
+        match has {
+            true => String::new(),
+            false => passwd::home(&PathBuf::from(format!("/proc/{}/root", self.init.pid)), process.user().uid()),
+        }
+    }
+}
+
+fn run(plan: &Plan) -> Result<Executed, Error> {
+    let born = child::spawn(plan)?;
+    match settle(plan, &born) {
+        Ok(terminal) => {
+            let process = Process { pid: born.pid, pidfd: Arc::new(born.pidfd) };
+            Ok(Executed { process, terminal })
+        }
+        Err(e) => {
+            born.abandon();
+            Err(e)
+        }
+    }
+}
+
+/// Follows the child until its program runs.
+fn settle(plan: &Plan, born: &Born) -> Result<Option<OwnedFd>, Error> {
+    let mut terminal = None;
+    loop {
+        match born.next()? {
+            (Message::Closed, _) => return Ok(terminal),
+            (Message::Reached(Sync::Ready), master) => {
+                terminal = master;
+                born.go()?;
+            }
+            (message, _) => return Err(failure(plan, &message)),
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Hooks (runtime-spec, "POSIX-platform Hooks"): run in order, each with the container's state on stdin and a clean
+//! environment, in the shim's namespaces or the container's.
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use oci_spec::runtime::Hook;
+
+use super::child::{self, Message};
+use super::error::{Doing, Error};
+use super::plan::{Fd, Plan, Program, Step};
+use crate::sys::cred::Strings;
+use crate::sys::{fs, process};
+
+/// How much of a failed hook's output its error quotes.
+const QUOTED: u64 = 1024;
+
+/// The container's namespaces, for hooks that run inside.
+#[derive(Clone)]
+pub struct Inside {
+    pub init: Fd,
+    pub kinds: i32,
+    pub pidns: bool,
+}
+
+/// The state document of runtime-spec "State".
+pub struct Document<'a> {
+    pub id: &'a str,
+    pub status: &'a str,
+    pub pid: i32,
+    pub bundle: &'a Path,
+    pub annotations: &'a std::collections::HashMap<String, String>,
+}
+
+impl Document<'_> {
+    pub fn json(&self) -> Vec<u8> {
+        let mut document = serde_json::json!({
+            "ociVersion": "1.3.0", "id": self.id, "status": self.status, "bundle": self.bundle,
+            "annotations": self.annotations,
+        });
+        if self.status != "stopped" {
+            document["pid"] = self.pid.into();
+        }
+        document.to_string().into_bytes()
+    }
+}
+
+/// Runs `hooks` of one `moment`, in order.
+///
+/// # Errors
+/// The first that fails, with its output; the rest are not run.
+pub fn run(moment: &str, hooks: &[Hook], state: &[u8], inside: Option<&Inside>) -> Result<(), Error> {
+    hooks.iter().enumerate().try_for_each(|(index, hook)| {
+        let name = format!("hooks.{moment}[{index}] {}", hook.path().display());
+        one(hook, state, inside).map_err(|e| Error::doing(name, e))
+    })
+}
+
+fn one(hook: &Hook, state: &[u8], inside: Option<&Inside>) -> Result<(), Error> {
+    let output = memory()?;
+    let plan = plan(hook, state, &output, inside)?;
+    let born = child::spawn(&plan)?;
+    if let (Message::Failed { errno, .. }, _) = born.next()? {
+        born.abandon();
+        return Err(Error::doing("cannot be started", nix::errno::Errno::from_raw(errno).desc()));
+    }
+    let limit = hook.timeout().filter(|seconds| *seconds > 0).map(|s| s.saturating_mul(1000).min(i32::MAX.into()) as i32);
+    let ended = process::poll_in(born.pidfd.as_fd(), limit.unwrap_or(-1)).doing(|| "waiting for it".into())?;
+    if !ended {
+        born.abandon();
+        let seconds = hook.timeout().unwrap_or_default();
+        return Err(Error::doing(format!("did not end within its timeout of {seconds} s and was killed"), quote(output)));
+    }
+    let exit = process::waitid(born.pidfd.as_fd(), libc::WEXITED).doing(|| "reaping it".into())?;
+    match exit.map(|e| e.status) {
+        Some(0) => Ok(()),
+        status => Err(Error::doing(format!("exit status {}", status.unwrap_or(255)), quote(output))),
+    }
+}
+
+fn plan(hook: &Hook, state: &[u8], output: &File, inside: Option<&Inside>) -> Result<Plan, Error> {
+    let mut input = memory()?;
+    input.write_all(state).and_then(|()| input.rewind()).doing(|| "preparing the hook's stdin".into())?;
+    let output = output.try_clone().doing(|| "preparing the hook's output".into())?;
+    let output: Fd = Arc::new(OwnedFd::from(output));
+    let mut plan = Plan::default();
+    plan.steps.push(Step::Stdio([Some(Arc::new(input.into())), Some(output.clone()), Some(output)]));
+    if let Some(inside) = inside {
+        plan.pidns = inside.pidns.then(|| inside.init.clone());
+        if inside.kinds != 0 {
+            plan.steps.push(Step::JoinProcess { kinds: inside.kinds, pidfd: inside.init.clone() });
+        }
+    }
+    let path = super::plan::c_string(hook.path().as_os_str().as_encoded_bytes())?;
+    let name = hook.path().display().to_string();
+    let program = Arc::new(Program { name, candidates: vec![path.clone()], explicit: true });
+    let argv = match hook.args().as_deref().unwrap_or_default() {
+        [] => vec![path],
+        args => args.iter().map(super::plan::c_string).collect::<Result<_, _>>()?,
+    };
+    let envp = hook.env().iter().flatten().map(super::plan::c_string).collect::<Result<_, _>>()?;
+    plan.steps.extend([
+        Step::Setsid,
+        Step::CloseOnExec,
+        Step::Execve { program, argv: Strings::new(argv), envp: Strings::new(envp) },
+    ]);
+    Ok(plan)
+}
+
+fn memory() -> Result<File, Error> {
+    fs::memfd(c"hook").map(File::from).doing(|| "making a memory file".into())
+}
+
+fn quote(mut output: File) -> String {
+    let mut text = Vec::new();
+    let _ = output.rewind().and_then(|()| output.take(QUOTED).read_to_end(&mut text));
+    match String::from_utf8_lossy(&text).trim() {
+        "" => "no output".into(),
+        text => format!("output: {text}"),
+    }
+}

@@ -1,0 +1,42 @@
+//! Capability sets of the spec as the kernel's bit masks (capabilities(7)).
+
+use std::collections::HashSet;
+
+use oci_spec::runtime::{Capability, LinuxCapabilities};
+
+use crate::sys::cred::CapSets;
+
+/// What a process is to hold. No `capabilities` in the spec = all five sets empty, as the spec says and runc does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    pub bounding: u64,
+    pub sets: CapSets,
+    pub ambient: u64,
+}
+
+impl Wanted {
+    pub fn new(caps: Option<&LinuxCapabilities>) -> Self {
+        let Some(caps) = caps else { return Self::default() };
+        Self {
+            bounding: mask(caps.bounding().as_ref()),
+            sets: CapSets {
+                effective: mask(caps.effective().as_ref()),
+                permitted: mask(caps.permitted().as_ref()),
+                inheritable: mask(caps.inheritable().as_ref()),
+            },
+            ambient: mask(caps.ambient().as_ref()),
+        }
+    }
+
+    /// Names of what is asked for and not in `have`.
+    pub fn beyond(&self, have: u64) -> Vec<u8> {
+        let asked = self.bounding | self.sets.effective | self.sets.permitted;
+        (0..64u8).filter(|cap| asked & !have & 1 << cap != 0).collect()
+    }
+}
+
+fn mask(caps: Option<&HashSet<Capability>>) -> u64 {
+    caps.into_iter().flatten().fold(0, |mask, cap| mask | 1 << crate::oci::capability::number(*cap))
+}
+
+pub const CAP_SYS_ADMIN: u64 = 1 << 21;

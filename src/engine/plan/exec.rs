@@ -1,0 +1,54 @@
+//! The plan of a further process in a container: join, and become.
+
+use oci_spec::runtime::Process;
+
+use super::identity::{self, Given};
+use super::target::c_string;
+use super::{Fd, Plan, Step};
+use crate::engine::Error;
+
+/// What the shim opened for this process.
+pub struct Inputs {
+    /// The container's init.
+    pub init: Fd,
+    /// `CLONE_NEW*` of the namespaces in which init differs from the shim, pid excepted.
+    pub kinds: i32,
+    /// Init lives in a pid namespace of its own.
+    pub pidns: bool,
+    pub given: Given,
+    pub stdio: [Option<Fd>; 3],
+    pub tasks: Vec<Fd>,
+    pub cgroup: Option<Fd>,
+    /// The container's session keyring is called so; none was made with `no_new_keyring`.
+    pub keyring: Option<String>,
+}
+
+/// Builds the plan. Makes no system call.
+pub fn build(process: &Process, inputs: &Inputs) -> Result<Plan, Error> {
+    let mut plan = Plan { cgroup: inputs.cgroup.clone(), ..Plan::default() };
+    plan.pidns = inputs.pidns.then(|| inputs.init.clone());
+    if !inputs.tasks.is_empty() {
+        plan.steps.push(Step::JoinCgroups(inputs.tasks.clone()));
+    }
+    // ORDER: while the host's procfs counts this process and the host's /dev/null is in sight.
+    if let Some(score) = process.oom_score_adj() {
+        let value = c_string(score.to_string())?;
+        plan.steps.push(Step::OomScoreAdj { value, proc: inputs.given.proc.clone() });
+    }
+    let terminal = process.terminal().unwrap_or(false);
+    if !terminal {
+        plan.steps.push(Step::Stdio(inputs.stdio.clone()));
+    }
+    if inputs.kinds != 0 {
+        plan.steps.push(Step::JoinProcess { kinds: inputs.kinds, pidfd: inputs.init.clone() });
+    }
+    plan.steps.push(Step::Setsid);
+    if let Some(name) = &inputs.keyring {
+        plan.steps.push(Step::Keyring(c_string(name)?));
+    }
+    if terminal {
+        plan.steps.push(Step::Console { bind: false, uid: process.user().uid(), gid: None });
+    }
+    identity::append(&mut plan, process, &inputs.given)?;
+    Ok(plan)
+}

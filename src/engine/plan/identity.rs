@@ -1,0 +1,265 @@
+//! The last part of every plan, of init and exec alike: from limits to execve.
+
+use std::ffi::CString;
+use std::sync::Arc;
+
+use oci_spec::runtime::{
+    IOPriorityClass, LinuxIOPriority, LinuxSchedulerPolicy, PosixRlimit, PosixRlimitType, Process, Scheduler, User,
+};
+
+use super::caps::{CAP_SYS_ADMIN, Wanted};
+use super::target::c_string;
+use super::{Fd, Plan, Step, Sync};
+use crate::engine::Error;
+use crate::engine::seccomp::Filter;
+use crate::sys::cred::{CapSets, Strings};
+use crate::sys::process::SchedAttr;
+
+/// What runc gives a process that names no umask.
+const DEFAULT_UMASK: u32 = 0o022;
+
+/// The program to execute, as its user named it and where it may be.
+#[derive(Debug)]
+pub struct Program {
+    pub name: String,
+    pub candidates: Vec<CString>,
+    /// Named with a slash: no search.
+    pub explicit: bool,
+}
+
+impl Program {
+    fn new(process: &Process, env: &[String]) -> Result<Self, Error> {
+        let name = process.args().as_ref().and_then(|args| args.first()).filter(|name| !name.is_empty());
+        let name = name.ok_or_else(|| Error::Spec("process.args is empty: name the program to run".into()))?;
+        if name.contains('/') {
+            return Ok(Self { name: name.clone(), candidates: vec![c_string(name)?], explicit: true });
+        }
+        let path = env.iter().rev().find_map(|e| e.strip_prefix("PATH=")).unwrap_or_default();
+        let dirs = path.split(':').filter(|dir| dir.starts_with('/'));
+        let candidates = dirs.map(|dir| c_string(format!("{dir}/{name}"))).collect::<Result<_, _>>()?;
+        Ok(Self { name: name.clone(), candidates, explicit: false })
+    }
+
+    /// COMPAT: Docker and nerdctl match these words to exit statuses 126 and 127.
+    pub fn refusal(&self, call: &str, errno: i32) -> String {
+        let name = &self.name;
+        let reason = match errno {
+            libc::ENOENT => "no such file or directory".to_string(),
+            libc::EACCES => "permission denied".to_string(),
+            libc::EISDIR => "is a directory".to_string(),
+            libc::ENOTDIR => "not a directory".to_string(),
+            libc::ENOEXEC => "exec format error".to_string(),
+            libc::ENOMEM | libc::E2BIG => nix::errno::Errno::from_raw(errno).desc().to_lowercase(),
+            other => nix::errno::Errno::from_raw(other).desc().to_lowercase(),
+        };
+        match (call, errno) {
+            ("execve", _) => format!("exec {name}: {reason}"),
+            (_, libc::ENOENT) if !self.explicit => format!("exec: {name:?}: executable file not found in $PATH"),
+            (_, libc::ENOENT | libc::ENOTDIR) => format!("exec: {name:?}: stat {name}: {reason}"),
+            _ => format!("exec: {name:?}: {reason}"),
+        }
+    }
+}
+
+/// What the shim knows besides the spec's `process`.
+pub struct Given {
+    /// The shim's own procfs.
+    pub proc: Fd,
+    pub filter: Option<Arc<Filter>>,
+    /// Wait for Start between set-up and execve.
+    pub gate: bool,
+    /// HOME where the environment has none.
+    pub home: String,
+    /// SELinux or AppArmor is this host's, for the name of the label file.
+    pub apparmor: bool,
+}
+
+/// Appends the steps that turn the child into `process`.
+pub fn append(plan: &mut Plan, process: &Process, given: &Given) -> Result<(), Error> {
+    let wanted = Wanted::new(process.capabilities().as_ref());
+    let env = environment(process, &given.home);
+    let program = Arc::new(Program::new(process, &env)?);
+    limits(plan, process)?;
+    labels(plan, process, given)?;
+    let no_new_privs = process.no_new_privileges().unwrap_or(false);
+    // Loading a filter takes no_new_privs or CAP_SYS_ADMIN (seccomp(2)): without the first, keep the second for it.
+    let late_caps = given.filter.is_some() && !no_new_privs;
+    let steps = &mut plan.steps;
+    if no_new_privs {
+        steps.push(Step::NoNewPrivs);
+    }
+    steps.push(Step::Bounding(wanted.bounding));
+    steps.push(user(process.user()));
+    steps.push(Step::Capabilities { sets: if late_caps { with_admin(wanted.sets) } else { wanted.sets }, ambient: wanted.ambient });
+    // ORDER: chdir and look-up as the user, with its capabilities: what it may not see it may not start.
+    steps.push(Step::Cwd(c_string(process.cwd().as_os_str().as_encoded_bytes())?));
+    steps.push(Step::Lookup(program.clone()));
+    steps.push(Step::CloseOnExec);
+    if given.gate {
+        steps.push(Step::Sync(Sync::Ready));
+    }
+    // ORDER: the filter last: what set-up needs is no concern of the profile's.
+    steps.extend(given.filter.clone().map(Step::Seccomp));
+    if late_caps {
+        steps.push(Step::Capabilities { sets: wanted.sets, ambient: wanted.ambient });
+    }
+    let argv = process.args().iter().flatten().map(c_string).collect::<Result<_, _>>()?;
+    let envp = env.iter().map(c_string).collect::<Result<_, _>>()?;
+    steps.push(Step::Execve { program, argv: Strings::new(argv), envp: Strings::new(envp) });
+    Ok(())
+}
+
+fn with_admin(sets: CapSets) -> CapSets {
+    CapSets { effective: sets.effective | CAP_SYS_ADMIN, permitted: sets.permitted | CAP_SYS_ADMIN, ..sets }
+}
+
+fn user(user: &User) -> Step {
+    let groups = user.additional_gids().clone().unwrap_or_default();
+    Step::User { uid: user.uid(), gid: user.gid(), groups }
+}
+
+/// COMPAT: as under runc the last of several equal names wins, and HOME is there even if nobody said so.
+fn environment(process: &Process, home: &str) -> Vec<String> {
+    let given = process.env().as_deref().unwrap_or_default();
+    let name = |entry: &str| entry.split('=').next().unwrap_or_default().to_string();
+    let mut seen = std::collections::HashSet::new();
+    let mut env: Vec<String> = given.iter().rev().filter(|e| seen.insert(name(e))).cloned().collect();
+    env.reverse();
+    if !seen.contains("HOME") {
+        env.push(format!("HOME={home}"));
+    }
+    env
+}
+
+fn limits(plan: &mut Plan, process: &Process) -> Result<(), Error> {
+    for limit in process.rlimits().iter().flatten() {
+        plan.steps.push(rlimit(limit));
+    }
+    if let Some(scheduler) = process.scheduler() {
+        plan.steps.push(Step::Scheduler(sched_attr(scheduler)));
+    }
+    if let Some(priority) = process.io_priority() {
+        plan.steps.push(Step::IoPriority(io_priority(priority)));
+    }
+    plan.steps.push(Step::Umask(process.user().umask().unwrap_or(DEFAULT_UMASK)));
+    Ok(())
+}
+
+fn rlimit(limit: &PosixRlimit) -> Step {
+    use PosixRlimitType as T;
+    let resource = match limit.typ() {
+        T::RlimitCpu => libc::RLIMIT_CPU,
+        T::RlimitFsize => libc::RLIMIT_FSIZE,
+        T::RlimitData => libc::RLIMIT_DATA,
+        T::RlimitStack => libc::RLIMIT_STACK,
+        T::RlimitCore => libc::RLIMIT_CORE,
+        T::RlimitRss => libc::RLIMIT_RSS,
+        T::RlimitNproc => libc::RLIMIT_NPROC,
+        T::RlimitNofile => libc::RLIMIT_NOFILE,
+        T::RlimitMemlock => libc::RLIMIT_MEMLOCK,
+        T::RlimitAs => libc::RLIMIT_AS,
+        T::RlimitLocks => libc::RLIMIT_LOCKS,
+        T::RlimitSigpending => libc::RLIMIT_SIGPENDING,
+        T::RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
+        T::RlimitNice => libc::RLIMIT_NICE,
+        T::RlimitRtprio => libc::RLIMIT_RTPRIO,
+        T::RlimitRttime => libc::RLIMIT_RTTIME,
+    };
+    let name = limit.typ().to_string();
+    Step::Rlimit { name, resource, soft: limit.soft(), hard: limit.hard() }
+}
+
+fn sched_attr(scheduler: &Scheduler) -> SchedAttr {
+    use LinuxSchedulerPolicy as P;
+    let policy = match scheduler.policy() {
+        P::SchedOther => libc::SCHED_OTHER,
+        P::SchedFifo => libc::SCHED_FIFO,
+        P::SchedRr => libc::SCHED_RR,
+        P::SchedBatch => libc::SCHED_BATCH,
+        P::SchedIdle => libc::SCHED_IDLE,
+        P::SchedIso => 4,
+        P::SchedDeadline => libc::SCHED_DEADLINE,
+    };
+    use oci_spec::runtime::LinuxSchedulerFlag as F;
+    let flag = |f: &F| match f {
+        F::SchedResetOnFork => 0x01,
+        F::SchedFlagReclaim => 0x02,
+        F::SchedFlagDLOverrun => 0x04,
+        F::SchedFlagKeepPolicy => 0x08,
+        F::SchedFlagKeepParams => 0x10,
+        F::SchedFlagUtilClampMin => 0x20,
+        F::SchedFlagUtilClampMax => 0x40,
+    };
+    SchedAttr {
+        policy: policy as u32,
+        flags: scheduler.flags().iter().flatten().map(flag).fold(0, |all, one: u64| all | one),
+        nice: scheduler.nice().unwrap_or(0),
+        priority: scheduler.priority().unwrap_or(0) as u32,
+        runtime: scheduler.runtime().unwrap_or(0),
+        deadline: scheduler.deadline().unwrap_or(0),
+        period: scheduler.period().unwrap_or(0),
+        ..SchedAttr::default()
+    }
+}
+
+fn io_priority(priority: &LinuxIOPriority) -> i32 {
+    let class = match priority.class() {
+        IOPriorityClass::IoprioClassRt => 1,
+        IOPriorityClass::IoprioClassBe => 2,
+        IOPriorityClass::IoprioClassIdle => 3,
+    };
+    class << 13 | priority.priority() as i32
+}
+
+/// AppArmor and SELinux profiles take effect at execve; each has its own file (proc_pid_attr(5)).
+fn labels(plan: &mut Plan, process: &Process, given: &Given) -> Result<(), Error> {
+    let proc = || given.proc.clone();
+    let unconfined = |p: &&String| !p.is_empty() && *p != "unconfined";
+    if let Some(profile) = process.apparmor_profile().as_ref().filter(unconfined) {
+        if !given.apparmor {
+            let remedy = "this kernel has no AppArmor: drop the profile or enable AppArmor";
+            return Err(Error::Spec(format!("process.apparmorProfile {profile:?}: {remedy}")));
+        }
+        let file = c"self/attr/apparmor/exec".to_owned();
+        plan.steps.push(Step::ExecLabel { file, label: c_string(format!("exec {profile}"))?, proc: proc() });
+    }
+    if let Some(label) = process.selinux_label().as_ref().filter(|l| !l.is_empty()) {
+        let file = c"self/attr/exec".to_owned();
+        plan.steps.push(Step::ExecLabel { file, label: c_string(label)?, proc: proc() });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(json: &str) -> Process {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn the_program_is_searched_in_the_containers_path() {
+        let p = process(r#"{"user":{"uid":0,"gid":0},"cwd":"/","args":["sh"],"env":["PATH=/bin:rel:/usr/bin"]}"#);
+        let program = Program::new(&p, p.env().as_ref().unwrap()).unwrap();
+        let names: Vec<_> = program.candidates.iter().map(|c| c.to_str().unwrap()).collect();
+        assert_eq!(names, ["/bin/sh", "/usr/bin/sh"]);
+    }
+
+    #[test]
+    fn refusals_are_worded_as_docker_expects() {
+        let p = |name: &str| Program { name: name.into(), candidates: vec![], explicit: name.contains('/') };
+        let not_found = r#"exec: "foo": executable file not found in $PATH"#;
+        assert_eq!(p("foo").refusal("stat", libc::ENOENT), not_found);
+        let no_such = r#"exec: "/foo": stat /foo: no such file or directory"#;
+        assert_eq!(p("/foo").refusal("stat", libc::ENOENT), no_such);
+        assert_eq!(p("/foo").refusal("faccessat2", libc::EACCES), r#"exec: "/foo": permission denied"#);
+        assert_eq!(p("/foo").refusal("execve", libc::ENOEXEC), "exec /foo: exec format error");
+    }
+
+    #[test]
+    fn the_last_of_equal_variables_wins_and_home_is_added() {
+        let p = process(r#"{"user":{"uid":0,"gid":0},"cwd":"/","args":["x"],"env":["A=1","B=2","A=3"]}"#);
+        assert_eq!(environment(&p, "/root"), ["B=2", "A=3", "HOME=/root"]);
+    }
+}

@@ -1,0 +1,201 @@
+//! `mounts` of the spec as steps.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use oci_spec::runtime as spec;
+
+use super::target::c_string;
+use super::{Links, Mount, Plan, Source, Step, Target};
+use crate::engine::Error;
+use crate::oci::mount_options::{Attributes, MountOptions};
+use crate::sys::mount::MountAttr;
+
+/// One cgroup hierarchy as the container is to see it.
+#[derive(Clone, Debug, Default)]
+pub struct CgroupView {
+    /// Directory name below the cgroup mount; empty for the unified hierarchy, which is the mount itself.
+    pub name: String,
+    /// The container's own cgroup, a directory of the host.
+    pub path: PathBuf,
+    /// Further names of a co-mounted hierarchy (`cpu` and `cpuacct` for `cpu,cpuacct`).
+    pub links: Vec<String>,
+}
+
+/// What the shim contributes to the mounts.
+#[derive(Default)]
+pub struct Host {
+    pub bundle: PathBuf,
+    pub cgroups: Vec<CgroupView>,
+    /// Mounts that the shim opened itself, by index.
+    pub detached: HashMap<usize, Arc<OwnedFd>>,
+    /// SELinux label for new filesystems.
+    pub label: Option<String>,
+}
+
+/// Appends the mounts in order; the answer are remounts to do once everything is in place.
+pub fn append(plan: &mut Plan, mounts: &[spec::Mount], host: &Host) -> Result<Vec<Step>, Error> {
+    let mut late = Vec::new();
+    for (index, m) in mounts.iter().enumerate() {
+        let words = m.options().as_deref().unwrap_or_default();
+        let one = One { index, m, options: MountOptions::parse(words), host };
+        if m.typ().as_deref() == Some("cgroup") && !one.options.bind {
+            one.cgroup(&mut plan.steps)?;
+        } else if one.is_bind() {
+            plan.steps.push(one.bind()?);
+        } else {
+            plan.steps.push(one.filesystem(&mut late)?);
+        }
+    }
+    Ok(late)
+}
+
+/// Is anything of the host bound over the container's /dev? Then its nodes are the user's affair.
+pub fn binds_dev(mounts: &[spec::Mount]) -> bool {
+    let bind = |m: &spec::Mount| {
+        m.typ().as_deref() == Some("bind") || m.options().iter().flatten().any(|o| o == "bind" || o == "rbind")
+    };
+    mounts.iter().any(|m| Path::new("/dev") == m.destination().as_path() && bind(m))
+}
+
+/// One mount of the spec at work.
+struct One<'a> {
+    index: usize,
+    m: &'a spec::Mount,
+    options: MountOptions,
+    host: &'a Host,
+}
+
+impl One<'_> {
+    fn is_bind(&self) -> bool {
+        self.options.bind || self.m.typ().as_deref() == Some("bind")
+    }
+
+    fn target(&self) -> Result<Target, Error> {
+        Target::new(self.m.destination())
+    }
+
+    fn step(&self, from: Source) -> Result<Mount, Error> {
+        let links = if self.options.dest_nofollow { Links::NotLast } else { Links::InRoot };
+        Ok(Mount {
+            index: self.index,
+            target: self.target()?,
+            from,
+            attr: attr(&self.options.attributes),
+            recursive: attr(&self.options.recursive),
+            propagation: self.options.propagation.iter().map(|p| *p as u64).collect(),
+            links,
+        })
+    }
+
+    fn refuse(&self, reason: &str) -> Error {
+        Error::Spec(format!("mounts[{}] ({}): {reason}", self.index, self.m.destination().display()))
+    }
+
+    fn bind(&self) -> Result<Step, Error> {
+        let source = self.m.source().as_ref().ok_or_else(|| self.refuse("a bind mount needs a source"))?;
+        // join() keeps an absolute source as it is; a relative one belongs to the bundle.
+        let path = c_string(self.host.bundle.join(source).as_os_str().as_encoded_bytes())?;
+        if self.options.copy_symlink
+            && let Ok(to) = std::fs::read_link(self.host.bundle.join(source))
+        {
+            let to = c_string(to.as_os_str().as_encoded_bytes())?;
+            return Ok(Step::Mount(Box::new(self.step(Source::Symlink(to))?)));
+        }
+        let from = match self.host.detached.get(&self.index) {
+            Some(fd) => Source::Detached { fd: fd.clone(), path },
+            None => Source::Bind { path, recursive: self.options.rbind, nofollow: self.options.src_nofollow },
+        };
+        Ok(Step::Mount(Box::new(self.step(from)?)))
+    }
+
+    fn filesystem(&self, late: &mut Vec<Step>) -> Result<Step, Error> {
+        let kind = self.m.typ().as_deref().filter(|kind| !kind.is_empty());
+        let kind = kind.ok_or_else(|| self.refuse("neither a type nor a bind option is given"))?;
+        if self.options.tmpcopyup {
+            return Err(self.refuse("tmpcopyup is not supported: fill the tmpfs in the container instead"));
+        }
+        // ORDER: a tmpfs gets its content first (devices, further mount points), read-only later.
+        let defer_ro = kind == "tmpfs" && self.options.attributes.set & libc::MOUNT_ATTR_RDONLY != 0;
+        let flags = self.options.superblock.iter().filter(|flag| !(defer_ro && **flag == "ro"));
+        let mut options: Vec<(CString, Option<CString>)> =
+            flags.filter(|flag| **flag != "rw").map(|flag| Ok((c_string(flag)?, None))).collect::<Result<_, Error>>()?;
+        for word in &self.options.data {
+            options.push(key_value(word)?);
+        }
+        if let Some(label) = self.host.label.as_ref().filter(|_| takes_label(kind)) {
+            options.push((c"context".to_owned(), Some(c_string(label)?)));
+        }
+        let source = self.m.source().as_ref().map(|s| s.as_os_str().as_encoded_bytes()).unwrap_or(kind.as_bytes());
+        let mut mount =
+            self.step(Source::Filesystem { kind: c_string(kind)?, source: c_string(source)?, options })?;
+        if defer_ro {
+            mount.attr.set &= !libc::MOUNT_ATTR_RDONLY;
+            late.push(Step::Remount {
+                target: self.target()?,
+                attr: MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() },
+            });
+        }
+        if matches!(kind, "proc" | "sysfs") {
+            // A volume or link over /proc or /sys would make later writes land elsewhere (CVE-2019-19921).
+            mount.links = Links::None;
+        }
+        Ok(Step::Mount(Box::new(mount)))
+    }
+
+    /// The cgroup mount: the unified cgroup itself, or on v1 a tmpfs with one directory a hierarchy.
+    fn cgroup(&self, steps: &mut Vec<Step>) -> Result<(), Error> {
+        let bind = |view: &CgroupView, target: Target| -> Result<Step, Error> {
+            let path = c_string(view.path.as_os_str().as_encoded_bytes())?;
+            let mut mount = self.step(Source::Bind { path, recursive: false, nofollow: false })?;
+            mount.target = target;
+            Ok(Step::Mount(Box::new(mount)))
+        };
+        let below = |name: &str| Target::new(&self.m.destination().join(name));
+        if let [view] = self.host.cgroups.as_slice()
+            && view.name.is_empty()
+        {
+            steps.push(bind(view, self.target()?)?);
+            return Ok(());
+        }
+        let options = vec![(c"mode".to_owned(), Some(c"755".to_owned()))];
+        let read_only = self.options.attributes.set & libc::MOUNT_ATTR_RDONLY;
+        let mut tmpfs = self.step(Source::Filesystem { kind: c"tmpfs".into(), source: c"cgroup".into(), options })?;
+        tmpfs.attr.set &= !libc::MOUNT_ATTR_RDONLY;
+        steps.push(Step::Mount(Box::new(tmpfs)));
+        for view in &self.host.cgroups {
+            steps.push(bind(view, below(&view.name)?)?);
+            for link in &view.links {
+                let mut mount = self.step(Source::Symlink(c_string(&view.name)?))?;
+                mount.target = below(link)?;
+                steps.push(Step::Mount(Box::new(mount)));
+            }
+        }
+        if read_only != 0 {
+            steps.push(Step::Remount {
+                target: self.target()?,
+                attr: MountAttr { set: read_only, ..MountAttr::default() },
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Filesystems without xattrs of their own take the label as a mount option; the rest would refuse it.
+fn takes_label(kind: &str) -> bool {
+    !matches!(kind, "proc" | "sysfs" | "cgroup" | "cgroup2" | "mqueue")
+}
+
+fn key_value(word: &str) -> Result<(CString, Option<CString>), Error> {
+    match word.split_once('=') {
+        Some((key, value)) => Ok((c_string(key)?, Some(c_string(value)?))),
+        None => Ok((c_string(word)?, None)),
+    }
+}
+
+fn attr(bits: &Attributes) -> MountAttr {
+    MountAttr { set: bits.set, clear: bits.clear, ..MountAttr::default() }
+}

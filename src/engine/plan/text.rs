@@ -1,0 +1,110 @@
+//! How steps print: the same line in golden plans and in error messages.
+
+use std::fmt;
+
+use super::{Mount, Source, Step, Sync};
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::JoinCgroups(_) => f.write_str("join the container's cgroups"),
+            Self::JoinNamespace { name, path, .. } => write!(f, "join {name} namespace {}", path.display()),
+            Self::JoinProcess { kinds, .. } => write!(f, "join the container's namespaces ({kinds:#x})"),
+            Self::Unshare { name, .. } => write!(f, "new {name} namespace"),
+            Self::TimeNamespace { offsets, .. } => write!(f, "new time namespace {offsets:?}"),
+            Self::Sync(Sync::IdMap) => f.write_str("wait for the id maps"),
+            Self::Sync(Sync::Hooks) => f.write_str("wait for the hooks"),
+            Self::Sync(Sync::Ready) => f.write_str("wait for start"),
+            Self::BecomeRoot => f.write_str("become root of the user namespace"),
+            Self::Setsid => f.write_str("new session"),
+            Self::Keyring(name) => write!(f, "new session keyring {name:?}"),
+            Self::Loopback => f.write_str("bring up loopback"),
+            Self::Hostname(name) => write!(f, "hostname {name:?}"),
+            Self::Domainname(name) => write!(f, "domainname {name:?}"),
+            Self::Propagation(flags) => write!(f, "propagation of the mount tree {flags:#x}"),
+            Self::Root { path, .. } => write!(f, "root.path {}", path.to_string_lossy()),
+            Self::Mount(mount) => mount.fmt(f),
+            Self::Remount { target, attr } => write!(f, "remount {target} (set {:#x}, clear {:#x})", attr.set, attr.clear),
+            Self::Directory(target) => write!(f, "directory {target}"),
+            Self::Device(d) => write!(f, "device {} (mode {:o}, {}:{})", d.target, d.mode, libc::major(d.rdev), libc::minor(d.rdev)),
+            Self::Link { target, name } => write!(f, "link /dev/{} -> {}", name.to_string_lossy(), target.to_string_lossy()),
+            _ => self.fmt_identity(f),
+        }
+    }
+}
+
+impl Step {
+    fn fmt_identity(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Console { bind, .. } => write!(f, "terminal{}", if *bind { " on /dev/console" } else { "" }),
+            Self::Sysctl { path, value, .. } => {
+                write!(f, "sysctl /proc/{} = {}", path.to_string_lossy(), value.to_string_lossy())
+            }
+            Self::ReadonlyPath(target) => write!(f, "readonlyPaths {target}"),
+            Self::MaskPath(target) => write!(f, "maskedPaths {target}"),
+            Self::ReadonlyRoot => f.write_str("root.readonly"),
+            Self::Pivot => f.write_str("pivot_root"),
+            Self::MoveRoot => f.write_str("move the root over /"),
+            Self::RootPropagation(flags) => write!(f, "rootfsPropagation {flags:#x}"),
+            Self::Stdio(_) => f.write_str("stdio"),
+            Self::Rlimit { name, soft, hard, .. } => write!(f, "rlimit {name} {soft}:{hard}"),
+            Self::OomScoreAdj { value, .. } => write!(f, "oomScoreAdj {}", value.to_string_lossy()),
+            Self::Scheduler(attr) => write!(f, "scheduler policy {} nice {} priority {}", attr.policy, attr.nice, attr.priority),
+            Self::IoPriority(value) => write!(f, "ioPriority {value:#x}"),
+            Self::Affinity(_) => f.write_str("execCPUAffinity"),
+            Self::Personality(persona) => write!(f, "personality {persona:#x}"),
+            Self::Umask(mask) => write!(f, "umask {mask:03o}"),
+            Self::ExecLabel { file, label, .. } => {
+                write!(f, "label {} in /proc/{}", label.to_string_lossy(), file.to_string_lossy())
+            }
+            Self::NoNewPrivs => f.write_str("noNewPrivileges"),
+            Self::Bounding(keep) => write!(f, "capabilities.bounding {keep:#x}"),
+            Self::User { uid, gid, groups } => write!(f, "user {uid}:{gid} groups {groups:?}"),
+            Self::Capabilities { sets, ambient } => write!(
+                f,
+                "capabilities effective {:#x} permitted {:#x} inheritable {:#x} ambient {ambient:#x}",
+                sets.effective, sets.permitted, sets.inheritable
+            ),
+            Self::Cwd(path) => write!(f, "process.cwd {}", path.to_string_lossy()),
+            Self::Lookup(program) => write!(f, "find {:?}", program.name),
+            Self::CloseOnExec => f.write_str("close all but stdio on exec"),
+            Self::Seccomp(filter) => write!(f, "seccomp filter of {} instructions", filter.program.len()),
+            Self::Execve { program, .. } => write!(f, "exec {}", program.name),
+            _ => f.write_str("step"),
+        }
+    }
+}
+
+impl fmt::Display for Mount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mounts[{}] {} -> {}", self.index, self.from, self.target)?;
+        for (name, value) in [("set", self.attr.set), ("clear", self.attr.clear), ("rset", self.recursive.set), ("rclear", self.recursive.clear)] {
+            if value != 0 {
+                write!(f, " {name}={value:#x}")?;
+            }
+        }
+        self.propagation.iter().try_for_each(|flags| write!(f, " propagation={flags:#x}"))
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Filesystem { kind, options, .. } => {
+                write!(f, "{}", kind.to_string_lossy())?;
+                for (key, value) in options {
+                    write!(f, ",{}", key.to_string_lossy())?;
+                    if let Some(value) = value {
+                        write!(f, "={}", value.to_string_lossy())?;
+                    }
+                }
+                Ok(())
+            }
+            Self::Bind { path, recursive, .. } => {
+                write!(f, "{} {}", if *recursive { "rbind" } else { "bind" }, path.to_string_lossy())
+            }
+            Self::Detached { path, .. } => write!(f, "detached {}", path.to_string_lossy()),
+            Self::Symlink(to) => write!(f, "link {}", to.to_string_lossy()),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! What a later `delete` must know when the shim is gone: one small file in the bundle (architecture: nothing else is
+//! written to disk). Written before each thing it names exists, so that a crash never hides one.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::cgroup::Cgroup;
+use super::error::{Doing, Error};
+
+const FILE: &str = "myshim.json";
+
+/// The file's content.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct State {
+    pub id: String,
+    /// /proc/sys/kernel/random/boot_id: a pid of another boot names nobody.
+    pub boot_id: String,
+    pub cgroup: Option<Cgroup>,
+    /// Init, once cloned.
+    pub pid: Option<i32>,
+    /// Its start time (field 22 of proc_pid_stat(5)): tells it from a later process with the same pid.
+    #[serde(default)]
+    pub start_time: u64,
+    pub rootfs: Option<PathBuf>,
+    /// Set once init has been reaped.
+    pub exit: Option<Exit>,
+    /// Created in full: poststop hooks are due.
+    #[serde(default)]
+    pub created: bool,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Exit {
+    pub status: u32,
+    /// Nanoseconds since the epoch.
+    pub at: u64,
+}
+
+impl State {
+    pub fn new(id: &str) -> Self {
+        Self {
+            id: id.into(),
+            boot_id: boot_id(),
+            cgroup: None,
+            pid: None,
+            start_time: 0,
+            rootfs: None,
+            exit: None,
+            created: false,
+        }
+    }
+
+    /// Reads the bundle's state; `None` if there is none or it is not ours to read.
+    pub fn load(bundle: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(bundle.join(FILE)).ok()?).ok()
+    }
+
+    /// Replaces the file in one step: a reader sees the old state or the new one.
+    ///
+    /// # Errors
+    /// When the bundle cannot be written.
+    pub fn save(&self, bundle: &Path) -> Result<(), Error> {
+        let path = bundle.join(FILE);
+        let new = bundle.join(".myshim.json.new");
+        let doing = || format!("writing {}", path.display());
+        let json = serde_json::to_vec(self).map_err(|e| Error::doing(doing(), e))?;
+        let mut options = fs::OpenOptions::new();
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.write(true).create(true).truncate(true).open(&new).doing(doing)?;
+        file.write_all(&json).doing(doing)?;
+        fs::rename(&new, &path).doing(doing)
+    }
+
+    pub fn remove(bundle: &Path) {
+        // Gone already, or the whole bundle is: both are what is wanted.
+        let _ = fs::remove_file(bundle.join(FILE));
+    }
+
+    /// Was this written in the boot we are in?
+    pub fn is_of_this_boot(&self) -> bool {
+        self.boot_id == boot_id()
+    }
+}
+
+pub fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_string()
+}
+
+/// Start time of `pid` in clock ticks since boot; 0 if there is no such process.
+pub fn start_time(pid: i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name in parentheses may hold anything; the fields behind the last one are numbers.
+    let fields = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
+    fields.split_ascii_whitespace().nth(19).and_then(|field| field.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_survives_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = State::new("c1");
+        state.pid = Some(42);
+        state.exit = Some(Exit { status: 137, at: 5 });
+        state.save(dir.path()).unwrap();
+        let again = State::load(dir.path()).unwrap();
+        assert_eq!((again.id.as_str(), again.pid, again.exit.unwrap().status), ("c1", Some(42), 137));
+        assert!(again.is_of_this_boot());
+        State::remove(dir.path());
+        assert!(State::load(dir.path()).is_none());
+    }
+
+    #[test]
+    fn a_running_process_has_a_start_time_and_a_missing_one_none() {
+        assert!(start_time(std::process::id() as i32) > 0);
+        assert_eq!(start_time(i32::MAX), 0);
+    }
+}

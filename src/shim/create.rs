@@ -1,0 +1,142 @@
+//! Create: from containerd's request to a task.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use containerd_shim_protos::api::CreateTaskRequest;
+
+use super::error;
+use super::inflight::{Outcome, Reply};
+use super::options::Options;
+use super::process::Process;
+use super::proto::events::{TaskCreate, TaskIO};
+use super::supervisor;
+use super::task::Task;
+use super::tasks::{Tasks, blocking, check_bundle, refuse, resolve};
+use crate::engine::rootfs::RootfsMount;
+use crate::engine::{self, CreateRequest, Created};
+use crate::{oci, stdio};
+
+impl Tasks {
+    /// Creates the container of `request`. A failure publishes nothing and leaves nothing.
+    pub async fn create(self, request: CreateTaskRequest) -> Outcome {
+        let id = request.id.clone();
+        self.set_used();
+        if self.contains(&id) {
+            return Err(error::already_exists(format!("container {id}")));
+        }
+        if !request.checkpoint.is_empty() {
+            return Err(error::unimplemented("restore from a checkpoint is not implemented"));
+        }
+        let bundle = PathBuf::from(&request.bundle);
+        check_bundle(&bundle)?;
+        let (spec, warnings) = oci::spec::load(&bundle).map_err(error::invalid_argument)?;
+        oci::validate::check(&spec).map_err(error::invalid_argument)?;
+        warnings.iter().for_each(|warning| log::warn!("container {id}: {warning}"));
+        let options = resolve(request.options.as_ref(), spec.annotations().as_ref().unwrap_or(&Default::default()))?;
+        let streams = self.streams(&request, &spec, &options);
+        let (ends, io) = stdio::open(&streams).await.map_err(error::invalid_argument)?;
+        let create = engine_request(&request, bundle.clone(), spec, ends, &options);
+        let created = match blocking(move || engine::create(create)).await? {
+            Ok(created) => created,
+            Err(e) => {
+                io.close(Duration::ZERO).await;
+                return Err(refuse(e));
+            }
+        };
+        let task = self.adopt_task(&request, bundle, created, streams, io, options)?;
+        Ok(Reply::Pid(task.init.pid()))
+    }
+
+    fn adopt_task(
+        &self,
+        request: &CreateTaskRequest,
+        bundle: PathBuf,
+        created: Created,
+        streams: stdio::Request,
+        io: stdio::Io,
+        options: Options,
+    ) -> ttrpc::Result<Arc<Task>> {
+        created.warnings.iter().for_each(|warning| log::warn!("container {}: {warning}", request.id));
+        if let Some(master) = created.terminal {
+            io.attach_terminal(master).map_err(error::internal)?;
+        }
+        let init = Arc::new(Process::new("", streams));
+        init.attach(created.container.init.clone());
+        init.set_io(io);
+        let task = Arc::new(Task::new(bundle, created.container, init.clone(), options, created.oom));
+        self.insert(task.clone());
+        self.inflight.forget_all(&task.id, "Create");
+        self.journal.publish(&event(request, init.pid()), SystemTime::now());
+        supervisor::watch(task.clone(), init, self.journal.clone());
+        supervisor::watch_oom(&task, &self.journal);
+        Ok(task)
+    }
+
+    fn streams(&self, request: &CreateTaskRequest, spec: &oci::spec::Spec, options: &Options) -> stdio::Request {
+        let linux = spec.linux().as_ref();
+        let user = spec.process().as_ref().map_or((0, 0), |p| (p.user().uid(), p.user().gid()));
+        let uids = linux.and_then(|l| l.uid_mappings().as_deref()).unwrap_or_default();
+        let gids = linux.and_then(|l| l.gid_mappings().as_deref()).unwrap_or_default();
+        let owner = (engine::to_host(uids, user.0), engine::to_host(gids, user.1));
+        stdio::Request {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+            id: request.id.clone(),
+            namespace: self.namespace.clone(),
+            owner: owner_of(owner, options),
+        }
+    }
+}
+
+/// IoUid and IoGid win over the process's own ids.
+pub fn owner_of((uid, gid): (u32, u32), options: &Options) -> (u32, u32) {
+    (if options.io_uid != 0 { options.io_uid } else { uid }, if options.io_gid != 0 { options.io_gid } else { gid })
+}
+
+fn engine_request(
+    request: &CreateTaskRequest,
+    bundle: PathBuf,
+    mut spec: oci::spec::Spec,
+    ends: stdio::ChildEnds,
+    options: &Options,
+) -> CreateRequest {
+    if let Some(process) = spec.process_mut() {
+        // COMPAT: the request decides about the terminal; clients keep the spec in step, but not all.
+        process.set_terminal(Some(request.terminal));
+    }
+    let mount = |m: &containerd_shim_protos::api::Mount| RootfsMount {
+        kind: m.type_.clone(),
+        source: m.source.clone(),
+        target: m.target.clone(),
+        options: m.options.clone(),
+    };
+    CreateRequest {
+        id: request.id.clone(),
+        bundle,
+        spec,
+        rootfs: request.rootfs.iter().map(mount).collect(),
+        stdio: [ends.stdin, ends.stdout, ends.stderr],
+        no_pivot_root: options.no_pivot_root,
+        no_new_keyring: options.no_new_keyring,
+    }
+}
+
+fn event(request: &CreateTaskRequest, pid: u32) -> TaskCreate {
+    let mut io = TaskIO::new();
+    io.stdin = request.stdin.clone();
+    io.stdout = request.stdout.clone();
+    io.stderr = request.stderr.clone();
+    io.terminal = request.terminal;
+    let mut event = TaskCreate::new();
+    event.container_id = request.id.clone();
+    event.bundle = request.bundle.clone();
+    event.rootfs = request.rootfs.clone();
+    event.io = Some(io).into();
+    event.checkpoint = request.checkpoint.clone();
+    event.pid = pid;
+    event
+}

@@ -1,0 +1,60 @@
+//! The `delete` command: cleans up after a shim that is gone, from the bundle alone.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, UNIX_EPOCH};
+
+use containerd_shim_protos::api::DeleteResponse;
+use protobuf::Message;
+
+use super::args::Args;
+use super::process::Exit;
+use crate::engine::state::State;
+use crate::{engine, oci};
+
+/// What a container is said to have ended with when nobody saw its end: SIGKILL.
+const KILLED: u32 = 128 + libc::SIGKILL as u32;
+
+/// Kills, unmounts, removes what the bundle's state names, and prints a `DeleteResponse`.
+///
+/// # Errors
+/// When something stays behind; containerd calls again.
+pub fn run(args: &Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let bundle = bundle(args)?;
+    let state = State::load(&bundle);
+    let mut response = DeleteResponse::new();
+    let mut exit = Exit::now(KILLED);
+    if let Some(state) = &state {
+        response.pid = state.pid.unwrap_or(0) as u32;
+        if let Some(recorded) = state.exit {
+            exit = Exit { status: recorded.status, at: UNIX_EPOCH + Duration::from_nanos(recorded.at) };
+        }
+        engine::clear(state, &bundle)?;
+        poststop(state, &bundle);
+    }
+    // Also what no state file tells of: a rootfs that somebody mounted.
+    engine::rootfs::unmount(&bundle.join("rootfs"))?;
+    response.exit_status = exit.status;
+    response.exited_at = Some(exit.timestamp()).into();
+    response.write_to_writer(&mut std::io::stdout())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn bundle(args: &Args) -> std::io::Result<PathBuf> {
+    match args.bundle.as_os_str().is_empty() {
+        true => std::env::current_dir(),
+        false => Ok(args.bundle.clone()),
+    }
+}
+
+/// poststop hooks of a container that was created in full (nerdctl's network depends on them). Their failures are
+/// for the log, which is stderr here.
+fn poststop(state: &State, bundle: &std::path::Path) {
+    let Ok((spec, _)) = oci::spec::load(bundle) else { return };
+    if !state.created || spec.hooks().is_none() {
+        return;
+    }
+    for e in engine::poststop_of(&spec, &state.id, bundle) {
+        eprintln!("{e}");
+    }
+}

@@ -1,0 +1,285 @@
+//! The task service on the wire: requests in, replies out, one debug line per call. What is done is in `tasks`.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use containerd_shim_protos::api::*;
+use containerd_shim_protos::shim_async::Task as TaskService;
+use containerd_shim_protos::types::task::{ProcessInfo, Status as WireStatus};
+use protobuf::Message;
+use tokio::sync::Semaphore;
+use ttrpc::asynchronous::TtrpcContext;
+
+use super::error;
+use super::inflight::{Key, Outcome, Reply};
+use super::process::{Process, Status};
+use super::proto::{Any, ProcessDetails};
+use super::stats;
+use super::task::Task;
+use super::tasks::{Tasks, blocking};
+use crate::{oci, stdio};
+
+/// Mutating calls worked on at the same time; more wait their turn. `Kill` and queries are not counted.
+const IN_FLIGHT: usize = 128;
+/// SIGRTMAX (signal(7)).
+const MAX_SIGNAL: u32 = 64;
+
+/// The service behind both names, `containerd.task.v2.Task` and `containerd.task.v3.Task`.
+pub struct Service {
+    tasks: Tasks,
+    turns: Arc<Semaphore>,
+    /// Told when the shim has nothing left to do.
+    done: tokio::sync::mpsc::UnboundedSender<()>,
+}
+
+type Answer<T> = ttrpc::Result<T>;
+
+impl Service {
+    pub fn new(tasks: Tasks, done: tokio::sync::mpsc::UnboundedSender<()>) -> Self {
+        Self { tasks, turns: Arc::new(Semaphore::new(IN_FLIGHT)), done }
+    }
+
+    /// Runs a mutating operation so that it outlives the call, one at a time per key.
+    async fn mutate<F>(&self, key: Key, operation: impl FnOnce() -> F) -> Outcome
+    where
+        F: Future<Output = Outcome> + Send + 'static,
+    {
+        let turns = self.turns.clone();
+        let bounded = || {
+            let operation = operation();
+            async move {
+                let _turn = turns.acquire_owned().await;
+                operation.await
+            }
+        };
+        let (started, verb, id) = (Instant::now(), key.0, key.1.clone());
+        let outcome = self.tasks.inflight.run(key, bounded).await;
+        finished(verb, &id, started, outcome.as_ref().err());
+        outcome
+    }
+
+    fn process(&self, id: &str, exec_id: &str) -> Answer<(Arc<Task>, Arc<Process>)> {
+        let task = self.tasks.get(id)?;
+        let process = task.process(exec_id)?;
+        Ok((task, process))
+    }
+}
+
+/// One line per call: what, whom, how long; a failure in words.
+fn finished(verb: &str, id: &str, started: Instant, failure: Option<&ttrpc::Error>) {
+    let took = started.elapsed();
+    match failure {
+        None => log::debug!("{verb} {id}: done in {took:?}"),
+        Some(ttrpc::Error::RpcStatus(status)) => {
+            log::info!("{verb} {id}: {:?} in {took:?}: {}", status.code(), status.message());
+        }
+        Some(e) => log::info!("{verb} {id}: failed in {took:?}: {e}"),
+    }
+}
+
+fn pid(reply: Reply) -> u32 {
+    match reply {
+        Reply::Pid(pid) => pid,
+        _ => 0,
+    }
+}
+
+fn key(verb: &'static str, id: &str, exec_id: &str) -> Key {
+    (verb, id.into(), exec_id.into())
+}
+
+/// A message in an `Any`, under its bare name as containerd writes it.
+fn any(message: &impl Message, name: &str) -> Answer<Any> {
+    let value = message.write_to_bytes().map_err(error::internal)?;
+    Ok(Any { type_url: name.into(), value, ..Any::default() })
+}
+
+#[async_trait]
+impl TaskService for Service {
+    async fn create(&self, _: &TtrpcContext, r: CreateTaskRequest) -> Answer<CreateTaskResponse> {
+        oci::validate::check_id("container", &r.id).map_err(error::invalid_argument)?;
+        let (key, tasks) = (key("Create", &r.id, ""), self.tasks.clone());
+        let reply = self.mutate(key, || tasks.create(r)).await?;
+        Ok(CreateTaskResponse { pid: pid(reply), ..Default::default() })
+    }
+
+    async fn start(&self, _: &TtrpcContext, r: StartRequest) -> Answer<StartResponse> {
+        let (key, tasks) = (key("Start", &r.id, &r.exec_id), self.tasks.clone());
+        let task = tasks.get(&r.id)?;
+        let reply = match r.exec_id.as_str() {
+            "" => self.mutate(key, || tasks.start(task)).await?,
+            exec_id => {
+                let exec = task.exec(exec_id)?;
+                self.mutate(key, || tasks.start_exec(task, exec)).await?
+            }
+        };
+        Ok(StartResponse { pid: pid(reply), ..Default::default() })
+    }
+
+    async fn delete(&self, _: &TtrpcContext, r: DeleteRequest) -> Answer<DeleteResponse> {
+        let (key, tasks) = (key("Delete", &r.id, &r.exec_id), self.tasks.clone());
+        let reply = match self.tasks.inflight.has(&key) {
+            // A retry takes what its first try came to, though the container is gone by now.
+            true => self.mutate(key, || async { Err(error::not_found("deleted already")) }).await?,
+            false => {
+                let (task, process) = self.process(&r.id, &r.exec_id)?;
+                match process.is_init() {
+                    true => self.mutate(key, || tasks.delete(task)).await?,
+                    false => self.mutate(key, || tasks.delete_exec(task, process)).await?,
+                }
+            }
+        };
+        let mut response = DeleteResponse::new();
+        if let Reply::Deleted { pid, exit } = reply {
+            response.pid = pid;
+            response.exit_status = exit.map_or(0, |exit| exit.status);
+            response.exited_at = exit.map(|exit| exit.timestamp()).into();
+        }
+        Ok(response)
+    }
+
+    async fn exec(&self, _: &TtrpcContext, r: ExecProcessRequest) -> Answer<Empty> {
+        oci::validate::check_id("exec", &r.exec_id).map_err(error::invalid_argument)?;
+        let task = self.tasks.get(&r.id)?;
+        let (spec, warnings) = oci::spec::parse_process(&r.spec.value).map_err(error::invalid_argument)?;
+        warnings.iter().for_each(|warning| log::warn!("exec {} in {}: {warning}", r.exec_id, r.id));
+        let owner = task.container.host_ids(spec.user().uid(), spec.user().gid());
+        let streams = stdio::Request {
+            stdin: r.stdin,
+            stdout: r.stdout,
+            stderr: r.stderr,
+            terminal: r.terminal,
+            id: r.id.clone(),
+            namespace: self.tasks.namespace.clone(),
+            owner: super::create::owner_of(owner, &task.options),
+        };
+        let started = Instant::now();
+        let added = self.tasks.add_exec(&task, &r.exec_id, streams, spec);
+        finished("Exec", &r.id, started, added.as_ref().err());
+        added.map(|()| Empty::new())
+    }
+
+    async fn kill(&self, _: &TtrpcContext, r: KillRequest) -> Answer<Empty> {
+        let (task, process) = self.process(&r.id, &r.exec_id)?;
+        // Signal 0 asks whether the process is there (kill(2)).
+        if r.signal > MAX_SIGNAL {
+            return Err(error::invalid_argument(format!("signal {} does not exist: use 1 to {MAX_SIGNAL}", r.signal)));
+        }
+        let signal = r.signal as i32;
+        let started = Instant::now();
+        let (tasks, id) = (self.tasks.clone(), r.id);
+        // Detached as well: the signal is sent even if the caller has left.
+        let killing = tokio::spawn(async move { tasks.kill(&task, &process, signal, r.all).await });
+        let killed = killing.await.unwrap_or_else(|e| Err(error::internal(e)));
+        finished("Kill", &id, started, killed.as_ref().err());
+        killed.map(|()| Empty::new())
+    }
+
+    async fn pause(&self, _: &TtrpcContext, r: PauseRequest) -> Answer<Empty> {
+        let (task, tasks) = (self.tasks.get(&r.id)?, self.tasks.clone());
+        self.mutate(key("Pause", &r.id, ""), || tasks.pause(task)).await.map(|_| Empty::new())
+    }
+
+    async fn resume(&self, _: &TtrpcContext, r: ResumeRequest) -> Answer<Empty> {
+        let (task, tasks) = (self.tasks.get(&r.id)?, self.tasks.clone());
+        self.mutate(key("Resume", &r.id, ""), || tasks.resume(task)).await.map(|_| Empty::new())
+    }
+
+    async fn update(&self, _: &TtrpcContext, r: UpdateTaskRequest) -> Answer<Empty> {
+        let (task, tasks) = (self.tasks.get(&r.id)?, self.tasks.clone());
+        let resources = oci::spec::parse_resources(&r.resources.value).map_err(error::invalid_argument)?;
+        // Two updates with other values are two operations.
+        let what = String::from_utf8_lossy(&r.resources.value).into_owned();
+        self.mutate(("Update", r.id, what), || tasks.update(task, resources)).await.map(|_| Empty::new())
+    }
+
+    async fn checkpoint(&self, _: &TtrpcContext, r: CheckpointTaskRequest) -> Answer<Empty> {
+        self.tasks.get(&r.id)?;
+        Err(error::unimplemented("checkpoint is not implemented by io.containerd.myshim.v1"))
+    }
+
+    async fn resize_pty(&self, _: &TtrpcContext, r: ResizePtyRequest) -> Answer<Empty> {
+        let (_, process) = self.process(&r.id, &r.exec_id)?;
+        process.resize(r.width as u16, r.height as u16).map_err(error::failed_precondition)?;
+        Ok(Empty::new())
+    }
+
+    async fn close_io(&self, _: &TtrpcContext, r: CloseIORequest) -> Answer<Empty> {
+        let (_, process) = self.process(&r.id, &r.exec_id)?;
+        if let (true, Some(io)) = (r.stdin, process.io()) {
+            io.close_stdin();
+        }
+        Ok(Empty::new())
+    }
+
+    async fn state(&self, _: &TtrpcContext, r: StateRequest) -> Answer<StateResponse> {
+        let (task, process) = self.process(&r.id, &r.exec_id)?;
+        let status = match process.status() {
+            Status::Created => WireStatus::CREATED,
+            Status::Running if task.is_paused() => WireStatus::PAUSED,
+            Status::Running => WireStatus::RUNNING,
+            Status::Stopped(_) => WireStatus::STOPPED,
+        };
+        let exit = process.exit();
+        Ok(StateResponse {
+            // COMPAT: Go's shim names the exec here, not its container.
+            id: if process.is_init() { task.id.clone() } else { process.exec_id.clone() },
+            bundle: task.bundle.display().to_string(),
+            pid: process.pid(),
+            status: status.into(),
+            stdin: process.streams.stdin.clone(),
+            stdout: process.streams.stdout.clone(),
+            stderr: process.streams.stderr.clone(),
+            terminal: process.streams.terminal,
+            exit_status: exit.map_or(0, |exit| exit.status),
+            exited_at: exit.map(|exit| exit.timestamp()).into(),
+            exec_id: process.exec_id.clone(),
+            ..Default::default()
+        })
+    }
+
+    async fn pids(&self, _: &TtrpcContext, r: PidsRequest) -> Answer<PidsResponse> {
+        let task = self.tasks.get(&r.id)?;
+        let container = task.container.clone();
+        let pids = blocking(move || container.pids()).await?.map_err(super::tasks::refuse)?;
+        let execs = task.exec_processes();
+        let info = |pid: i32| -> Answer<ProcessInfo> {
+            let exec = execs.iter().find(|process| process.pid() == pid as u32);
+            let details = exec.map(|process| {
+                let details = ProcessDetails { exec_id: process.exec_id.clone(), ..Default::default() };
+                any(&details, "containerd.runc.v1.ProcessDetails")
+            });
+            Ok(ProcessInfo { pid: pid as u32, info: details.transpose()?.into(), ..Default::default() })
+        };
+        let processes = pids.into_iter().map(info).collect::<Answer<_>>()?;
+        Ok(PidsResponse { processes, ..Default::default() })
+    }
+
+    async fn wait(&self, _: &TtrpcContext, r: WaitRequest) -> Answer<WaitResponse> {
+        let (_, process) = self.process(&r.id, &r.exec_id)?;
+        let exit = process.ended().await;
+        let exited_at = Some(exit.timestamp()).into();
+        Ok(WaitResponse { exit_status: exit.status, exited_at, ..Default::default() })
+    }
+
+    async fn stats(&self, _: &TtrpcContext, r: StatsRequest) -> Answer<StatsResponse> {
+        let container = self.tasks.get(&r.id)?.container.clone();
+        let stats = blocking(move || container.cgroup.stats()).await?.map_err(|e| super::tasks::refuse(e.into()))?;
+        let stats = stats::any(stats).map_err(error::internal)?;
+        Ok(StatsResponse { stats: Some(stats).into(), ..Default::default() })
+    }
+
+    async fn connect(&self, _: &TtrpcContext, r: ConnectRequest) -> Answer<ConnectResponse> {
+        let task_pid = self.tasks.get(&r.id).map_or(0, |task| task.init.pid());
+        Ok(ConnectResponse { shim_pid: std::process::id(), task_pid, ..Default::default() })
+    }
+
+    async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> Answer<Empty> {
+        if self.tasks.is_empty() {
+            // The receiver is gone only when the shim is ending already.
+            let _ = self.done.send(());
+        }
+        Ok(Empty::new())
+    }
+}

@@ -1,0 +1,63 @@
+//! SIGTERM and SIGINT to the shim (host shutdown, `systemctl stop`): its containers are asked to stop, then made to,
+//! every exit is told, everything is cleaned up. A second signal skips the asking.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::mpsc;
+
+use super::process::Status;
+use super::task::Task;
+use super::tasks::{Tasks, blocking};
+
+static STOPPING: AtomicBool = AtomicBool::new(false);
+
+/// Begins to stop all containers, or ends those being stopped at once. Tells `done` when all have ended.
+pub fn begin(tasks: &Tasks, done: &mpsc::UnboundedSender<()>) {
+    let again = STOPPING.swap(true, Ordering::Relaxed);
+    if again {
+        log::warn!("told to end again: killing what is left");
+        tasks.all().iter().for_each(|task| signal(task, libc::SIGKILL));
+        return;
+    }
+    log::info!("told to end: stopping {} containers", tasks.all().len());
+    let (tasks, done) = (tasks.clone(), done.clone());
+    tokio::spawn(async move {
+        let mut stopping = Vec::new();
+        for task in tasks.all() {
+            stopping.push(tokio::spawn(stop(task)));
+        }
+        for one in stopping {
+            // A task that failed has said so.
+            let _ = one.await;
+        }
+        // The receiver lives as long as the shim.
+        let _ = done.send(());
+    });
+}
+
+async fn stop(task: Arc<Task>) {
+    if !matches!(task.init.status(), Status::Stopped(_)) {
+        if task.is_paused() {
+            let container = task.container.clone();
+            let _ = blocking(move || container.cgroup.thaw()).await;
+        }
+        signal(&task, task.options.stop_signal);
+        if tokio::time::timeout(task.options.stop_timeout, task.init.ended()).await.is_err() {
+            log::warn!("container {}: still there after {:?}, killing it", task.id, task.options.stop_timeout);
+            signal(&task, libc::SIGKILL);
+        }
+    }
+    task.init.ended().await;
+    let container = task.container.clone();
+    if let Ok(Err(e)) = blocking(move || container.clear_but_state()).await {
+        log::error!("container {}: cleaning up: {e}", task.id);
+    }
+}
+
+fn signal(task: &Task, signal: i32) {
+    if let Some(kernel) = task.init.kernel() {
+        // Ended already is what is wanted.
+        let _ = kernel.signal(signal);
+    }
+}

@@ -1,0 +1,311 @@
+//! The tasks of this shim and what can be done to them. Knows nothing of ttrpc's wire; `service` translates.
+//!
+//! No lock is held across anything that blocks: mounts, cgroups, hooks and the handshake with a child run on a thread
+//! of their own, and `kill` needs none of the locks that the rest takes.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
+
+use super::error;
+use super::inflight::{Inflight, Outcome, Reply};
+use super::options::{self, Options};
+use super::process::{Process, Status};
+use super::proto::events::{TaskDelete, TaskExecAdded, TaskExecStarted, TaskPaused, TaskResumed, TaskStart};
+use super::publisher::Journal;
+use super::supervisor;
+use super::task::{Exec, Task};
+use crate::engine::{self, ExecRequest};
+use crate::stdio;
+
+/// A stranger that holds a dead process's streams is waited for this long at Delete.
+const CLOSE_GRACE: Duration = Duration::from_millis(250);
+/// A cgroup that does not freeze within this is thawed again, and the process in its way named.
+const FREEZE: Duration = Duration::from_secs(2);
+
+/// All tasks of the shim.
+#[derive(Clone)]
+pub struct Tasks {
+    pub namespace: String,
+    pub journal: Journal,
+    pub inflight: Inflight,
+    tasks: Arc<Mutex<HashMap<String, Arc<Task>>>>,
+    /// Has there ever been a Create?
+    used: Arc<AtomicBool>,
+}
+
+/// Runs blocking work on a thread of its own.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> ttrpc::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| error::internal(format!("a worker thread failed: {e}")))
+}
+
+/// The status of an engine failure.
+pub fn refuse(e: engine::Error) -> ttrpc::Error {
+    match e {
+        engine::Error::Spec(_) => error::invalid_argument(e),
+        engine::Error::Gone(_) => error::not_found(e),
+        _ => error::unknown(e),
+    }
+}
+
+impl Tasks {
+    pub fn new(namespace: String, journal: Journal) -> Self {
+        Self { namespace, journal, inflight: Inflight::default(), tasks: Arc::default(), used: Arc::default() }
+    }
+
+    fn map(&self) -> MutexGuard<'_, HashMap<String, Arc<Task>>> {
+        self.tasks.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    pub fn get(&self, id: &str) -> ttrpc::Result<Arc<Task>> {
+        self.map().get(id).cloned().ok_or_else(|| error::not_found(format!("container {id} does not exist in this shim")))
+    }
+
+    pub fn all(&self) -> Vec<Arc<Task>> {
+        self.map().values().cloned().collect()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.map().is_empty()
+    }
+
+    /// A Create has come: the shim is wanted.
+    pub fn set_used(&self) {
+        self.used.store(true, Ordering::Relaxed);
+    }
+
+    pub fn was_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    pub fn insert(&self, task: Arc<Task>) {
+        self.map().insert(task.id.clone(), task);
+    }
+
+    pub fn contains(&self, id: &str) -> bool {
+        self.map().contains_key(id)
+    }
+
+    /// Start of init.
+    pub async fn start(self, task: Arc<Task>) -> Outcome {
+        let _order = task.init.order.lock().await;
+        match task.init.status() {
+            Status::Created if !task.is_ending() => {}
+            Status::Running => return Err(error::failed_precondition(format!("container {} is running already", task.id))),
+            _ => return Err(error::failed_precondition(format!("container {} has stopped: process already finished", task.id))),
+        }
+        let container = task.container.clone();
+        blocking(move || container.start()).await?.map_err(refuse)?;
+        task.init.set_running();
+        let mut event = TaskStart::new();
+        event.container_id = task.id.clone();
+        event.pid = task.init.pid();
+        self.journal.publish(&event, SystemTime::now());
+        Ok(Reply::Pid(task.init.pid()))
+    }
+
+    /// Exec: takes the process down; its start makes it.
+    pub fn add_exec(
+        &self,
+        task: &Arc<Task>,
+        exec_id: &str,
+        streams: stdio::Request,
+        mut spec: oci_spec::runtime::Process,
+    ) -> ttrpc::Result<()> {
+        if task.is_ending() {
+            return Err(error::failed_precondition(format!("container {} init process is not running", task.id)));
+        }
+        spec.set_terminal(Some(streams.terminal));
+        let process = Arc::new(Process::new(exec_id, streams));
+        task.add_exec(exec_id, Exec { process, spec: Mutex::new(Some(spec)) })?;
+        let mut event = TaskExecAdded::new();
+        event.container_id = task.id.clone();
+        event.exec_id = exec_id.into();
+        self.journal.publish(&event, SystemTime::now());
+        Ok(())
+    }
+
+    /// Start of an exec'd process.
+    pub async fn start_exec(self, task: Arc<Task>, exec: Arc<Exec>) -> Outcome {
+        let not_running = || error::failed_precondition(format!("container {} init process is not running", task.id));
+        let _alive = task.life.try_read().map_err(|_| not_running())?;
+        if task.is_ending() || task.init.status() != Status::Running {
+            return Err(not_running());
+        }
+        if task.is_paused() {
+            return Err(error::failed_precondition(format!("container {} is paused: resume it first", task.id)));
+        }
+        let process = exec.process.clone();
+        let _order = process.order.lock().await;
+        if process.status() != Status::Created {
+            return Err(error::failed_precondition(format!("process {} has been started already", process.exec_id)));
+        }
+        let spec = exec.spec.lock().unwrap_or_else(|e| e.into_inner()).clone();
+        let spec = spec.ok_or_else(|| error::internal("the exec's process is lost"))?;
+        let (ends, io) = stdio::open(&process.streams).await.map_err(error::invalid_argument)?;
+        let request = ExecRequest { process: spec, stdio: [ends.stdin, ends.stdout, ends.stderr] };
+        let container = task.container.clone();
+        let executed = match blocking(move || container.exec(request)).await? {
+            Ok(executed) => executed,
+            Err(e) => {
+                io.close(Duration::ZERO).await;
+                return Err(if matches!(e, engine::Error::Gone(_)) { not_running() } else { refuse(e) });
+            }
+        };
+        self.adopt(&process, executed, io)?;
+        *exec.spec.lock().unwrap_or_else(|e| e.into_inner()) = None;
+        let mut event = TaskExecStarted::new();
+        event.container_id = task.id.clone();
+        event.exec_id = process.exec_id.clone();
+        event.pid = process.pid();
+        self.journal.publish(&event, SystemTime::now());
+        supervisor::watch(task.clone(), process.clone(), self.journal.clone());
+        Ok(Reply::Pid(process.pid()))
+    }
+
+    fn adopt(&self, process: &Process, executed: engine::Executed, io: stdio::Io) -> ttrpc::Result<()> {
+        if let Some(master) = executed.terminal {
+            io.attach_terminal(master).map_err(error::internal)?;
+        }
+        process.attach(executed.process);
+        process.set_io(io);
+        process.set_running();
+        Ok(())
+    }
+
+    /// Kill of one process, or of all. Takes no lock that anything slow holds.
+    pub async fn kill(&self, task: &Arc<Task>, process: &Process, signal: i32, all: bool) -> ttrpc::Result<()> {
+        if all && process.is_init() {
+            let container = task.container.clone();
+            return blocking(move || container.signal_all(signal)).await?.map_err(refuse);
+        }
+        let kernel = match (process.status(), process.kernel()) {
+            (Status::Stopped(_), _) => return Err(error::not_found("process already finished")),
+            (_, None) => return Err(error::failed_precondition(format!("process {} has not been started", process.exec_id))),
+            (_, Some(kernel)) => kernel,
+        };
+        if kernel.peek().is_some() {
+            return Err(error::not_found("process already finished"));
+        }
+        kernel.signal(signal).map_err(refuse)?;
+        if signal == libc::SIGKILL && process.is_init() && task.is_paused() {
+            // A frozen process dies only once thawed (cgroup v1 freezer).
+            let container = task.container.clone();
+            blocking(move || container.cgroup.thaw()).await?.map_err(|e| refuse(e.into()))?;
+        }
+        if task.options.escalate_kill && process.is_init() && signal == task.options.stop_signal {
+            escalate(task.clone());
+        }
+        Ok(())
+    }
+
+    pub async fn pause(self, task: Arc<Task>) -> Outcome {
+        if task.init.status() != Status::Running || task.is_ending() {
+            return Err(error::failed_precondition(format!("container {} is not running", task.id)));
+        }
+        let container = task.container.clone();
+        blocking(move || container.cgroup.freeze(FREEZE)).await?.map_err(|e| refuse(e.into()))?;
+        task.set_paused(true);
+        let mut event = TaskPaused::new();
+        event.container_id = task.id.clone();
+        self.journal.publish(&event, SystemTime::now());
+        Ok(Reply::Done)
+    }
+
+    pub async fn resume(self, task: Arc<Task>) -> Outcome {
+        if !task.is_paused() {
+            return Err(error::failed_precondition(format!("container {} is not paused", task.id)));
+        }
+        let container = task.container.clone();
+        blocking(move || container.cgroup.thaw()).await?.map_err(|e| refuse(e.into()))?;
+        task.set_paused(false);
+        let mut event = TaskResumed::new();
+        event.container_id = task.id.clone();
+        self.journal.publish(&event, SystemTime::now());
+        Ok(Reply::Done)
+    }
+
+    pub async fn update(self, task: Arc<Task>, resources: oci_spec::runtime::LinuxResources) -> Outcome {
+        let container = task.container.clone();
+        blocking(move || container.cgroup.update(&resources)).await?.map_err(|e| refuse(e.into()))?;
+        Ok(Reply::Done)
+    }
+
+    /// Delete of a container: everything it had goes.
+    pub async fn delete(self, task: Arc<Task>) -> Outcome {
+        if task.init.status() == Status::Running {
+            return Err(error::failed_precondition(format!("container {} is running: kill it first", task.id)));
+        }
+        if task.init.status() == Status::Created
+            && let Some(kernel) = task.init.kernel()
+        {
+            // Gone already is as good as killed.
+            let _ = kernel.signal(libc::SIGKILL);
+        }
+        let exit = task.init.ended().await;
+        for exec in task.exec_processes() {
+            close(&exec).await;
+        }
+        close(&task.init).await;
+        let container = task.container.clone();
+        let (cleared, hooks) = blocking(move || container.delete()).await?;
+        hooks.iter().for_each(|e| log::warn!("container {}: {e}", task.id));
+        cleared.map_err(refuse)?;
+        self.map().remove(&task.id);
+        self.inflight.forget_all(&task.id, "Delete");
+        let mut event = TaskDelete::new();
+        event.container_id = task.id.clone();
+        event.pid = task.init.pid();
+        event.exit_status = exit.status;
+        event.exited_at = Some(exit.timestamp()).into();
+        self.journal.publish(&event, SystemTime::now());
+        Ok(Reply::Deleted { pid: task.init.pid(), exit: Some(exit) })
+    }
+
+    /// Delete of an exec'd process. One never started answers status 0.
+    pub async fn delete_exec(self, task: Arc<Task>, process: Arc<Process>) -> Outcome {
+        if process.status() == Status::Running {
+            return Err(error::failed_precondition(format!("process {} is running: kill it first", process.exec_id)));
+        }
+        close(&process).await;
+        task.remove_exec(&process.exec_id);
+        Ok(Reply::Deleted { pid: process.pid(), exit: process.exit() })
+    }
+}
+
+async fn close(process: &Process) {
+    if let Some(io) = process.take_io() {
+        io.close(CLOSE_GRACE).await;
+    }
+}
+
+/// SIGKILL for an init that has not ended within the stop time-out of its stop signal.
+fn escalate(task: Arc<Task>) {
+    tokio::spawn(async move {
+        if tokio::time::timeout(task.options.stop_timeout, task.init.ended()).await.is_err()
+            && let Some(kernel) = task.init.kernel()
+        {
+            log::warn!("container {}: still there after {:?}, killing it", task.id, task.options.stop_timeout);
+            // It may have ended this very moment.
+            let _ = kernel.signal(libc::SIGKILL);
+        }
+    });
+}
+
+/// Options of one container: annotations, then the request's, then the host's.
+pub fn resolve(request: Option<&super::proto::Any>, annotations: &HashMap<String, String>) -> ttrpc::Result<Options> {
+    let request: Vec<_> = request.into_iter().cloned().collect();
+    let resolved = options::resolve(&request, annotations).map_err(error::invalid_argument)?;
+    resolved.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    Ok(resolved.options)
+}
+
+/// Is `bundle` a place that Create can work in?
+pub fn check_bundle(bundle: &Path) -> ttrpc::Result<()> {
+    match bundle.is_absolute() {
+        true => Ok(()),
+        false => Err(error::invalid_argument(format!("bundle {:?} is not an absolute path", bundle.display()))),
+    }
+}
