@@ -1,0 +1,328 @@
+//! The compiled program, run by an interpreter, against the profile read rule by rule.
+
+use oci_spec::runtime::{LinuxSeccompOperator as Op, LinuxSyscall, Spec};
+
+use super::*;
+
+const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+const EPERM: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+
+struct Data {
+    number: u32,
+    audit: u32,
+    args: [u64; 6],
+}
+
+impl Data {
+    fn word(&self, offset: u32) -> u32 {
+        match offset {
+            0 => self.number,
+            4 => self.audit,
+            _ => {
+                let argument = self.args[(offset as usize - 16) / 8];
+                if offset % 8 == 0 { argument as u32 } else { (argument >> 32) as u32 }
+            }
+        }
+    }
+}
+
+/// The kernel's checks (forward jumps, known opcodes) are this function's panics.
+fn run(program: &[libc::sock_filter], data: &Data) -> u32 {
+    let (mut accumulator, mut at) = (0, 0);
+    loop {
+        let instruction = &program[at];
+        at += 1;
+        let k = instruction.k;
+        let mut jump = |taken: bool| at += usize::from(if taken { instruction.jt } else { instruction.jf });
+        match u32::from(instruction.code) {
+            0x20 => accumulator = data.word(k),
+            0x54 => accumulator &= k,
+            0x05 => at += k as usize,
+            0x15 => jump(accumulator == k),
+            0x25 => jump(accumulator > k),
+            0x35 => jump(accumulator >= k),
+            0x06 => return k,
+            other => panic!("opcode {other:#x}"),
+        }
+    }
+}
+
+fn holds(arch: Arch, arg: &oci_spec::runtime::LinuxSeccompArg, args: &[u64; 6]) -> bool {
+    let width = if arch.has_64_bit_arguments() { u64::MAX } else { u32::MAX.into() };
+    let value = arg.value() & width;
+    let two = arg.value_two().unwrap_or(0) & width;
+    let argument = args[arg.index()] & width;
+    match arg.op() {
+        Op::ScmpCmpNe => argument != value,
+        Op::ScmpCmpLt => argument < value,
+        Op::ScmpCmpLe => argument <= value,
+        Op::ScmpCmpEq => argument == value,
+        Op::ScmpCmpGe => argument >= value,
+        Op::ScmpCmpGt => argument > value,
+        Op::ScmpCmpMaskedEq => argument & value == two,
+    }
+}
+
+fn matches(arch: Arch, rule: &LinuxSyscall, args: &[u64; 6]) -> bool {
+    let conditions = rule.args().as_deref().unwrap_or_default();
+    let twice = conditions.iter().any(|a| conditions.iter().filter(|b| a.index() == b.index()).count() > 1);
+    match twice {
+        true => conditions.iter().any(|arg| holds(arch, arg, args)),
+        false => conditions.iter().all(|arg| holds(arch, arg, args)),
+    }
+}
+
+/// The profile read the slow way, for one architecture that it names.
+struct Reference<'a> {
+    profile: &'a LinuxSeccomp,
+    arch: Arch,
+    /// Beside each group the numbers that it names.
+    groups: Vec<(&'a LinuxSyscall, Vec<u32>)>,
+}
+
+impl<'a> Reference<'a> {
+    fn new(profile: &'a LinuxSeccomp, arch: Arch) -> Self {
+        let groups = profile.syscalls().as_deref().unwrap_or_default().iter();
+        let numbers = |group: &LinuxSyscall| {
+            group.names().iter().filter_map(|name| table::number(arch, name)).collect::<Vec<_>>()
+        };
+        Self { profile, arch, groups: groups.map(|group| (group, numbers(group))).collect() }
+    }
+
+    fn verdict(&self, number: u32, args: &[u64; 6]) -> u32 {
+        let default = rules::verdict(self.profile.default_action(), self.profile.default_errno_ret());
+        let newest = self.groups.iter().flat_map(|(_, numbers)| numbers).max();
+        let permissive = default == ALLOW
+            || matches!(default & libc::SECCOMP_RET_ACTION, libc::SECCOMP_RET_LOG | libc::SECCOMP_RET_TRACE);
+        if !permissive && newest.is_some_and(|newest| number > *newest) {
+            return ENOSYS;
+        }
+        let verdict = |group: &LinuxSyscall| rules::verdict(group.action(), group.errno_ret());
+        let named = self.groups.iter().filter(|(_, numbers)| numbers.contains(&number));
+        let relevant: Vec<_> = named.map(|(group, _)| *group).filter(|g| verdict(g) != default).collect();
+        let unconditional = relevant.iter().find(|g| g.args().as_deref().unwrap_or_default().is_empty());
+        let first = unconditional.or_else(|| relevant.iter().find(|group| matches(self.arch, group, args)));
+        first.map_or(default, |group| verdict(group))
+    }
+}
+
+fn fixture(name: &str) -> LinuxSeccomp {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/specs").join(name);
+    let spec: Spec = serde_json::from_slice(&std::fs::read(path).expect("a fixture")).expect("a spec");
+    spec.linux().as_ref().and_then(|linux| linux.seccomp().clone()).expect("a profile")
+}
+
+fn profile(json: &str) -> LinuxSeccomp {
+    serde_json::from_str(json).expect("a profile")
+}
+
+/// Values around everything that the profile compares with.
+fn values(profile: &LinuxSeccomp) -> Vec<u64> {
+    let mut values = vec![0, 1, u64::from(u32::MAX), 1 << 32, u64::MAX];
+    for group in profile.syscalls().as_deref().unwrap_or_default() {
+        for arg in group.args().as_deref().unwrap_or_default() {
+            for value in [arg.value(), arg.value_two().unwrap_or(0)] {
+                let near = [value, value.wrapping_add(1), value.wrapping_sub(1), !value];
+                values.extend(near);
+                values.extend([value ^ (1 << 32), value | (1 << 40), value & u64::from(u32::MAX)]);
+            }
+        }
+    }
+    values.sort_unstable();
+    values.dedup();
+    values
+}
+
+/// Every number, and for each value every argument in turn.
+fn assert_like_reference(profile: &LinuxSeccomp, native: Arch) {
+    let program = program(profile, native).expect("compiles");
+    let values = values(profile);
+    for arch in native.family(profile.architectures().as_deref().unwrap_or_default()) {
+        let reference = Reference::new(profile, arch);
+        let behind_multiplexer = |number| {
+            arch == Arch::X86 && ["socketcall", "ipc"].iter().any(|n| table::number(arch, n) == Some(number))
+        };
+        for number in (0..600).map(|n| n | arch.number_mark()).filter(|n| !behind_multiplexer(*n)) {
+            for (at, value) in values.iter().enumerate() {
+                let next = values[(at + 1) % values.len()];
+                for args in [[*value; 6], [*value, next, *value, next, *value, next]] {
+                    let data = Data { number, audit: arch.audit(), args };
+                    let expected = reference.verdict(number, &args);
+                    assert_eq!(run(&program, &data), expected, "{arch:?} {number:#x} {args:x?}");
+                }
+            }
+        }
+    }
+}
+
+fn ask(profile: &LinuxSeccomp, arch: Arch, name: &str, args: [u64; 6]) -> u32 {
+    let native = if matches!(arch, Arch::Aarch64 | Arch::Arm) { Arch::Aarch64 } else { Arch::X86_64 };
+    let number = table::number(arch, name).expect("a known call");
+    run(&program(profile, native).expect("compiles"), &Data { number, audit: arch.audit(), args })
+}
+
+#[test]
+fn containerds_default_profile_means_what_it_says_for_every_call() {
+    let profile = fixture("container-seccomp-default.json");
+    assert_like_reference(&profile, Arch::X86_64);
+    assert_like_reference(&profile, Arch::Aarch64);
+    assert_like_reference(&fixture("container-seccomp-small.json"), Arch::X86_64);
+}
+
+#[test]
+fn containerds_default_profile_stays_short() {
+    let profile = fixture("container-seccomp-default.json");
+    let length = program(&profile, Arch::X86_64).expect("compiles").len();
+    assert!(length <= 330, "{length} instructions for three architectures");
+}
+
+#[test]
+fn every_operator_compares_64_bits() {
+    for op in ["NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"] {
+        for value in [0, 5, 0xffff_ffff, 1 << 32, (5 << 32) + 7, u64::MAX] {
+            for two in [0, value, value & 0xff, value & !0xffff_ffff] {
+                let json = format!(
+                    r#"{{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86","SCMP_ARCH_X32"],
+                    "syscalls":[{{"names":["mknod"],"action":"SCMP_ACT_TRAP","args":[
+                    {{"index":2,"op":"SCMP_CMP_{op}","value":{value},"valueTwo":{two}}}]}}]}}"#
+                );
+                assert_like_reference(&self::profile(&json), Arch::X86_64);
+            }
+        }
+    }
+}
+
+#[test]
+fn arguments_are_anded_rules_are_ored() {
+    let profile = profile(
+        r#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[
+        {"names":["clone","fsync"],"action":"SCMP_ACT_ALLOW","args":[
+            {"index":1,"op":"SCMP_CMP_EQ","value":3},{"index":0,"op":"SCMP_CMP_GT","value":4294967300}]},
+        {"names":["clone"],"action":"SCMP_ACT_ALLOW","args":[{"index":4,"op":"SCMP_CMP_NE","value":0}]}]}"#,
+    );
+    assert_like_reference(&profile, Arch::X86_64);
+    let ask = |args| ask(&profile, Arch::X86_64, "clone", args);
+    assert_eq!(ask([4_294_967_301, 3, 0, 0, 0, 0]), ALLOW);
+    assert_eq!(ask([4_294_967_301, 4, 0, 0, 0, 0]), EPERM);
+    assert_eq!(ask([0, 4, 0, 0, 1, 0]), ALLOW);
+}
+
+#[test]
+fn an_argument_named_twice_makes_alternatives() {
+    let profile = profile(
+        r#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["personality"],"action":"SCMP_ACT_ALLOW",
+        "args":[{"index":0,"op":"SCMP_CMP_EQ","value":0},{"index":0,"op":"SCMP_CMP_EQ","value":8}]}]}"#,
+    );
+    assert_like_reference(&profile, Arch::X86_64);
+    assert_eq!(ask(&profile, Arch::X86_64, "personality", [8, 0, 0, 0, 0, 0]), ALLOW);
+}
+
+#[test]
+fn a_rule_without_arguments_beats_those_with() {
+    for (first, second) in [(r#","args":[{"index":0,"op":"SCMP_CMP_EQ","value":1}]"#, ""), ("", "")] {
+        let json = format!(
+            r#"{{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[
+            {{"names":["kill"],"action":"SCMP_ACT_TRAP"{first}}},
+            {{"names":["kill"],"action":"SCMP_ACT_ERRNO","errnoRet":13{second}}}]}}"#
+        );
+        let profile = profile(&json);
+        assert_like_reference(&profile, Arch::X86_64);
+        let expected = if first.is_empty() { libc::SECCOMP_RET_TRAP } else { 0x0005_000d };
+        assert_eq!(ask(&profile, Arch::X86_64, "kill", [1, 0, 0, 0, 0, 0]), expected);
+    }
+}
+
+#[test]
+fn a_foreign_architecture_is_killed() {
+    let profile = profile(r#"{"defaultAction":"SCMP_ACT_ALLOW"}"#);
+    let filter = program(&profile, Arch::X86_64).expect("compiles");
+    let verdict = |audit, number| run(&filter, &Data { number, audit, args: [0; 6] });
+    assert_eq!(verdict(Arch::X86_64.audit(), 0), ALLOW);
+    assert_eq!(verdict(Arch::X86.audit(), 0), libc::SECCOMP_RET_KILL_THREAD);
+    assert_eq!(verdict(Arch::X86_64.audit(), 0x4000_0001), libc::SECCOMP_RET_KILL_THREAD);
+    assert_eq!(verdict(Arch::X86_64.audit(), u32::MAX), ALLOW, "a tracer skips a call with -1");
+}
+
+#[test]
+fn a_call_newer_than_the_profile_answers_enosys() {
+    let json = |default| {
+        format!(
+            r#"{{"defaultAction":"{default}","architectures":["SCMP_ARCH_X86"],"syscalls":[
+            {{"names":["read","clone3","not_a_call"],"action":"SCMP_ACT_TRACE"}}]}}"#
+        )
+    };
+    let strict = profile(&json("SCMP_ACT_ERRNO"));
+    assert_like_reference(&strict, Arch::X86_64);
+    assert_eq!(ask(&strict, Arch::X86_64, "close_range", [0; 6]), ENOSYS);
+    assert_eq!(ask(&strict, Arch::X86, "close_range", [0; 6]), ENOSYS);
+    assert_eq!(ask(&strict, Arch::X86_64, "write", [0; 6]), EPERM);
+    assert_eq!(ask(&profile(&json("SCMP_ACT_ALLOW")), Arch::X86_64, "close_range", [0; 6]), ALLOW);
+}
+
+#[test]
+fn socketcall_and_ipc_are_no_way_around_a_rule() {
+    let profile = profile(
+        r#"{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86"],"syscalls":[
+        {"names":["connect","semop"],"action":"SCMP_ACT_ERRNO"}]}"#,
+    );
+    assert_eq!(ask(&profile, Arch::X86, "connect", [0; 6]), EPERM);
+    assert_eq!(ask(&profile, Arch::X86, "socketcall", [3, 0, 0, 0, 0, 0]), EPERM);
+    assert_eq!(ask(&profile, Arch::X86, "socketcall", [2, 0, 0, 0, 0, 0]), ALLOW);
+    assert_eq!(ask(&profile, Arch::X86, "ipc", [1, 0, 0, 0, 0, 0]), EPERM);
+}
+
+#[test]
+fn jumps_reach_over_any_distance() {
+    let rules: Vec<_> = table::names()
+        .enumerate()
+        .map(|(at, name)| {
+            format!(
+                r#"{{"names":["{name}"],"action":"SCMP_ACT_ERRNO","errnoRet":{at},"args":[
+                {{"index":{},"op":"SCMP_CMP_EQ","value":{at}}}]}}"#,
+                at % 6
+            )
+        })
+        .collect();
+    let json = format!(
+        r#"{{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_ARM"],"syscalls":[{}]}}"#,
+        rules.join(",")
+    );
+    let profile = profile(&json);
+    let filter = program(&profile, Arch::Aarch64).expect("fits");
+    assert!(filter.len() > 2000);
+    for arch in [Arch::Aarch64, Arch::Arm] {
+        let reference = Reference::new(&profile, arch);
+        for (at, name) in table::names().enumerate() {
+            let Some(number) = table::number(arch, name) else { continue };
+            for args in [[at as u64; 6], [u64::MAX; 6]] {
+                let verdict = run(&filter, &Data { number, audit: arch.audit(), args });
+                assert_eq!(verdict, reference.verdict(number, &args), "{arch:?} {name}");
+            }
+        }
+    }
+    let both = json.replace("SCMP_ARCH_ARM", "SCMP_ARCH_X86\",\"SCMP_ARCH_X32");
+    assert!(matches!(program(&self::profile(&both), Arch::X86_64), Err(Error::TooLong { .. })));
+}
+
+#[test]
+fn an_argument_that_does_not_exist_is_refused_with_its_path() {
+    let profile = profile(
+        r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_LOG",
+        "args":[{"index":6,"op":"SCMP_CMP_EQ","value":0}]}]}"#,
+    );
+    let text = compile(&profile).expect_err("refused").to_string();
+    assert!(text.starts_with("linux.seccomp.syscalls[0].args[0].index 6"), "{text}");
+}
+
+#[test]
+fn flags_are_runcs() {
+    let flags = |rest: &str| flags(&profile(&format!(r#"{{"defaultAction":"SCMP_ACT_ALLOW"{rest}}}"#)));
+    assert_eq!(flags(""), libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u32);
+    assert_eq!(flags(r#","flags":[]"#), 0);
+    assert_eq!(flags(r#","flags":["SECCOMP_FILTER_FLAG_TSYNC","SECCOMP_FILTER_FLAG_LOG"]"#), 2);
+    let notify = r#","syscalls":[{"names":["mkdir"],"action":"SCMP_ACT_NOTIFY"}]"#;
+    let wait = r#","flags":["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]"#;
+    assert_eq!(flags(wait), 0);
+    assert_eq!(flags(&format!("{wait}{notify}")), 32 + 8);
+}
