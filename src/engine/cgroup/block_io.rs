@@ -1,0 +1,129 @@
+//! `resources.blockIO`: weights and throttles.
+
+use std::path::Path;
+
+use oci_spec::runtime::{LinuxBlockIo, LinuxThrottleDevice, LinuxWeightDevice};
+
+use super::error::Result;
+use super::{Cgroup, Place, file};
+
+const NO_WEIGHT: &str = "no disk of this host has a scheduler with weights (BFQ, or io.cost on cgroup v2)";
+
+pub(super) fn apply(cgroup: &Cgroup, io: &LinuxBlockIo) -> Result<()> {
+    let weights = io.weight_device().iter().flatten().count();
+    if given(io.weight()).is_none() && given(io.leaf_weight()).is_none() && weights == 0 && throttles(io).next().is_none() {
+        return Ok(());
+    }
+    match cgroup.controller("blkio", "blockIO")? {
+        Place::V1(dir) => apply_v1(dir, io),
+        Place::V2(dir) => apply_v2(dir, io),
+    }
+}
+
+fn given(weight: Option<u16>) -> Option<u16> {
+    weight.filter(|w| *w != 0)
+}
+
+/// Every throttle with its v1 file and its key in cgroup2's `io.max`.
+fn throttles(io: &LinuxBlockIo) -> impl Iterator<Item = (&'static str, &'static str, &LinuxThrottleDevice)> {
+    let lists = [
+        ("blkio.throttle.read_bps_device", "rbps", io.throttle_read_bps_device()),
+        ("blkio.throttle.write_bps_device", "wbps", io.throttle_write_bps_device()),
+        ("blkio.throttle.read_iops_device", "riops", io.throttle_read_iops_device()),
+        ("blkio.throttle.write_iops_device", "wiops", io.throttle_write_iops_device()),
+    ];
+    lists.into_iter().flat_map(|(file, key, list)| list.iter().flatten().map(move |d| (file, key, d)))
+}
+
+fn apply_v1(dir: &Path, io: &LinuxBlockIo) -> Result<()> {
+    if let Some(weight) = given(io.weight()) {
+        weight_v1(dir, "weight", &weight.to_string())?;
+    }
+    if let Some(weight) = given(io.leaf_weight()) {
+        weight_v1(dir, "leaf_weight", &weight.to_string())?;
+    }
+    for device in io.weight_device().iter().flatten() {
+        if let Some(weight) = given(device.weight()) {
+            weight_v1(dir, "weight_device", &of_device(device, weight))?;
+        }
+        if let Some(weight) = given(device.leaf_weight()) {
+            weight_v1(dir, "leaf_weight_device", &of_device(device, weight))?;
+        }
+    }
+    for (name, _, device) in throttles(io) {
+        let line = format!("{}:{} {}", device.major(), device.minor(), device.rate());
+        file::write(dir, name, &line).map_err(no_device)?;
+    }
+    Ok(())
+}
+
+/// KERNEL: CFQ's blkio.weight went with 5.0; BFQ's files carry a name of their own.
+fn weight_v1(dir: &Path, name: &str, value: &str) -> Result<()> {
+    if file::write_if_there(dir, &format!("blkio.{name}"), value)? {
+        return Ok(());
+    }
+    file::write(dir, &format!("blkio.bfq.{name}"), value).map_err(no_device)
+}
+
+fn apply_v2(dir: &Path, io: &LinuxBlockIo) -> Result<()> {
+    // cgroup2 has no leaf weights: there are no tasks beside child cgroups.
+    if let Some(weight) = given(io.weight())
+        && !file::write_if_there(dir, "io.bfq.weight", &weight.to_string())?
+    {
+        file::write(dir, "io.weight", &io_weight(weight).to_string()).map_err(no_device)?;
+    }
+    for device in io.weight_device().iter().flatten() {
+        let Some(weight) = given(device.weight()) else { continue };
+        if !file::write_if_there(dir, "io.bfq.weight", &of_device(device, weight))? {
+            file::write(dir, "io.weight", &of_device(device, io_weight(weight))).map_err(no_device)?;
+        }
+    }
+    for (_, key, device) in throttles(io) {
+        file::write(dir, "io.max", &io_max(key, device)).map_err(no_device)?;
+    }
+    Ok(())
+}
+
+fn of_device(device: &LinuxWeightDevice, weight: u16) -> String {
+    format!("{}:{} {weight}", device.major(), device.minor())
+}
+
+/// 0 takes a throttle away; cgroup2 spells that `max`.
+fn io_max(key: &str, device: &LinuxThrottleDevice) -> String {
+    let rate = if device.rate() == 0 { "max".to_owned() } else { device.rate().to_string() };
+    format!("{}:{} {key}={rate}", device.major(), device.minor())
+}
+
+/// The spec's 10..=1000 stretched over io.weight's 1..=10000, as runc does.
+fn io_weight(weight: u16) -> u16 {
+    let weight = u32::from(weight.clamp(10, 1000));
+    (1 + (weight - 10) * 9999 / 990) as u16
+}
+
+fn no_device(e: super::Error) -> super::Error {
+    match e.errno() {
+        libc::ENODEV | libc::ENXIO => e.with_remedy("there is no block device with this major:minor on the host"),
+        libc::ENOENT | libc::EOPNOTSUPP => e.with_remedy(NO_WEIGHT),
+        libc::EINVAL | libc::ERANGE => e.with_remedy("weights are 10 to 1000; throttles need a whole disk, no partition"),
+        _ => e,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_are_stretched_over_the_whole_range() {
+        assert_eq!((io_weight(10), io_weight(1000), io_weight(500)), (1, 10_000, 4950));
+    }
+
+    #[test]
+    fn a_rate_of_zero_takes_the_throttle_away() {
+        let device = |rate: u64| -> LinuxThrottleDevice {
+            serde_json::from_value(serde_json::json!({"major": 8, "minor": 16, "rate": rate})).unwrap()
+        };
+        assert_eq!(io_max("rbps", &device(1024)), "8:16 rbps=1024");
+        assert_eq!(io_max("wiops", &device(0)), "8:16 wiops=max");
+    }
+}

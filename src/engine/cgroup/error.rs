@@ -1,0 +1,161 @@
+//! What a failed cgroup operation says: the file, the value, the errno and, where one is known, the remedy.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::sys;
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A system call on a file or directory of the cgroup file system failed.
+    #[error("{0}")]
+    File(FileError),
+    #[error("find the cgroup hierarchies: no cgroup file system is mounted; mount cgroup2 on /sys/fs/cgroup")]
+    NoCgroups,
+    #[error("cgroups path {path:?}: {reason}")]
+    Path { path: String, reason: &'static str },
+    #[error(
+        "cgroups path {0:?} is in the form of the systemd driver (slice:prefix:name), which is not supported; \
+         use the cgroupfs driver and a path"
+    )]
+    Systemd(String),
+    #[error("container's cgroup is not empty: {path:?} holds {count} process(es), {first} among them")]
+    NotEmpty { path: PathBuf, count: usize, first: Process },
+    #[error("container's cgroup {0:?} is frozen; thaw it or use another cgroups path")]
+    Frozen(PathBuf),
+    #[error("limit {field}: the {controller} controller is not available to {path:?}; {remedy}")]
+    NoController { field: &'static str, controller: &'static str, path: PathBuf, remedy: &'static str },
+    #[error("limit {field} = {value}: {reason}")]
+    Value { field: &'static str, value: String, reason: &'static str },
+    #[error("limit {field} = {value}: the container already uses {usage}, and checkBeforeUpdate is set")]
+    BelowUsage { field: &'static str, value: i64, usage: u64 },
+    #[error("device rule {rule}: {reason}")]
+    Device { rule: String, reason: &'static str },
+    #[error("{doing} cgroup {path:?}: {cause}{remedy}")]
+    Filter { doing: &'static str, path: PathBuf, cause: sys::Error, remedy: &'static str },
+    #[error("{doing} cgroup {path:?}: not done in time: {process}")]
+    Stuck { doing: &'static str, path: PathBuf, process: Process },
+    #[error("{doing} cgroup {path:?}: not done in time, and no process is left in it")]
+    TimedOut { doing: &'static str, path: PathBuf },
+    /// Several hierarchies failed: the first error, the others attached.
+    #[error("{first}{}", Rest(.rest))]
+    Several { first: Box<Error>, rest: Vec<Error> },
+}
+
+/// A system call on a cgroup file that failed.
+#[derive(Debug)]
+pub struct FileError {
+    pub call: &'static str,
+    pub path: PathBuf,
+    pub value: Option<String>,
+    pub errno: i32,
+    pub remedy: Option<&'static str>,
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let errno = nix::errno::Errno::from_raw(self.errno);
+        match &self.value {
+            Some(value) => write!(f, "{} {:?} to {}", self.call, value, self.path.display())?,
+            None => write!(f, "{} {}", self.call, self.path.display())?,
+        }
+        write!(f, ": {errno:?}: {}", errno.desc())?;
+        self.remedy.map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
+    }
+}
+
+/// A process as an error names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    pub pid: i32,
+    pub comm: String,
+    pub state: char,
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} ({}) in state {}", self.pid, self.comm, self.state)
+    }
+}
+
+struct Rest<'a>(&'a [Error]);
+
+impl fmt::Display for Rest<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|e| write!(f, "; and {e}"))
+    }
+}
+
+impl Error {
+    pub(super) fn file(call: &'static str, path: impl Into<PathBuf>, e: &io::Error) -> Self {
+        let errno = e.raw_os_error().unwrap_or(libc::EIO);
+        Self::File(FileError { call, path: path.into(), value: None, errno, remedy: None })
+    }
+
+    pub(super) fn write(path: PathBuf, value: &str, e: &io::Error) -> Self {
+        let errno = e.raw_os_error().unwrap_or(libc::EIO);
+        let value = Some(value.trim_end().to_owned());
+        Self::File(FileError { call: "write", path, value, errno, remedy: None })
+    }
+
+    pub(super) fn filter(doing: &'static str, path: &Path, cause: sys::Error) -> Self {
+        let remedy = match cause.errno {
+            libc::EPERM => "; CAP_BPF or CAP_SYS_ADMIN is needed, and before Linux 5.11 a larger RLIMIT_MEMLOCK",
+            libc::ENOSYS | libc::EINVAL => "; the kernel needs CONFIG_CGROUP_BPF",
+            _ => "",
+        };
+        Self::Filter { doing, path: path.to_owned(), cause, remedy }
+    }
+
+    /// The errno of a failed call on a file, 0 for every other error.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::File(e) => e.errno,
+            Self::Filter { cause, .. } => cause.errno,
+            _ => 0,
+        }
+    }
+
+    /// Adds what the user can do about a failed call.
+    pub(super) fn with_remedy(mut self, text: &'static str) -> Self {
+        if let Self::File(e) = &mut self {
+            e.remedy = Some(text);
+        }
+        self
+    }
+
+    /// `Ok` without errors, the first one with the rest attached otherwise.
+    pub(super) fn collect(errors: Vec<Error>) -> Result<()> {
+        let mut errors = errors.into_iter();
+        let Some(first) = errors.next() else { return Ok(()) };
+        let rest: Vec<_> = errors.collect();
+        if rest.is_empty() { Err(first) } else { Err(Self::Several { first: Box::new(first), rest }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_names_file_value_errno_and_remedy() {
+        let e = Error::write("/cg/memory.max".into(), "4096\n", &io::Error::from_raw_os_error(libc::EBUSY))
+            .with_remedy("raise the limit");
+        assert_eq!(
+            e.to_string(),
+            "write \"4096\" to /cg/memory.max: EBUSY: Device or resource busy; raise the limit"
+        );
+    }
+
+    #[test]
+    fn several_errors_are_told_in_one_sentence() {
+        let e = Error::collect(vec![Error::NoCgroups, Error::Frozen("/x".into())]).unwrap_err();
+        let text = e.to_string();
+        assert!(text.starts_with("find the cgroup hierarchies"), "{text}");
+        assert!(text.contains("; and container's cgroup \"/x\" is frozen"), "{text}");
+        assert!(Error::collect(vec![]).is_ok());
+    }
+}

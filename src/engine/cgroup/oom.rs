@@ -1,0 +1,153 @@
+//! Learning that the kernel killed a process because the container hit its own memory limit.
+//!
+//! v1: an eventfd registered in `cgroup.event_control`. cgroup2: `memory.events`, which polls as exceptional.
+//! Either also wakes for things that are no kill, and for a parent's limit; the counters decide.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use super::error::{Error, Result};
+use super::{Cgroup, Place, file};
+use crate::sys::bpf;
+
+/// Becomes ready on an OOM in the container. Drop it when the container has ended: the last wake-up is its removal.
+#[derive(Debug)]
+pub struct OomWatch {
+    source: Source,
+    seen: Counters,
+}
+
+#[derive(Debug)]
+enum Source {
+    V1 { event: File, dir: PathBuf },
+    V2 { events: File },
+}
+
+/// How often a process was killed, and how often the container's own limit was hit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Counters {
+    kills: u64,
+    hits: u64,
+}
+
+impl Cgroup {
+    /// Starts watching; what happened before does not count.
+    pub fn oom_watch(&self) -> Result<OomWatch> {
+        let source = match self.controller("memory", "memory events")? {
+            Place::V1(dir) => {
+                let event = File::from(bpf::eventfd().map_err(|e| Error::file("eventfd for", dir, &e.into()))?);
+                let path = dir.join("memory.oom_control");
+                let control = File::open(&path).map_err(|e| Error::file("open", path, &e))?;
+                let line = format!("{} {}", event.as_raw_fd(), control.as_raw_fd());
+                file::write(dir, "cgroup.event_control", &line)?;
+                Source::V1 { event, dir: dir.to_owned() }
+            }
+            Place::V2(dir) => {
+                let path = dir.join("memory.events");
+                Source::V2 { events: File::open(&path).map_err(|e| Error::file("open", path, &e))? }
+            }
+        };
+        let seen = source.counters().unwrap_or_default();
+        Ok(OomWatch { source, seen })
+    }
+}
+
+impl OomWatch {
+    /// Whether to poll for priority data (POLLPRI, cgroup2) rather than for reading (POLLIN, v1).
+    pub fn is_priority(&self) -> bool {
+        matches!(self.source, Source::V2 { .. })
+    }
+
+    /// Whether a process was killed since last asked because the container hit its own limit. Also rearms the
+    /// descriptor.
+    ///
+    /// KERNEL: v1 signals before it kills, so the kill may not be counted yet: ask again when a process of the
+    /// container has ended, before that is reported.
+    pub fn take(&mut self) -> bool {
+        // A cgroup that is gone has nothing more to say.
+        let Some(now) = self.source.counters() else { return false };
+        if now.kills <= self.seen.kills {
+            return false;
+        }
+        // Both counters move on together only with a kill: the hit is counted before the kill that it leads to.
+        let own = now.hits > self.seen.hits;
+        self.seen = now;
+        own
+    }
+}
+
+impl AsFd for OomWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.source {
+            Source::V1 { event, .. } => event.as_fd(),
+            Source::V2 { events } => events.as_fd(),
+        }
+    }
+}
+
+impl AsRawFd for OomWatch {
+    fn as_raw_fd(&self) -> i32 {
+        self.as_fd().as_raw_fd()
+    }
+}
+
+impl Source {
+    fn counters(&self) -> Option<Counters> {
+        match self {
+            Source::V1 { event, dir } => {
+                // Takes the count off; EAGAIN when there is none.
+                let _ = (&*event).read(&mut [0; 8]);
+                let control = file::read(dir, "memory.oom_control").ok()?;
+                let hits = |name| file::number(dir, name).ok().flatten().unwrap_or(0);
+                // KERNEL: kills are counted since 4.13. v1 does not count hits of a limit: failcnt, a charge that
+                // found the limit reached, comes closest.
+                let hits = hits("memory.failcnt") + hits("memory.memsw.failcnt");
+                Some(Counters { kills: file::key(&control, "oom_kill")?, hits })
+            }
+            Source::V2 { events } => {
+                // KERNEL: only a read through this very descriptor rearms its poll.
+                let mut text = [0; 512];
+                let read = events.read_at(&mut text, 0).ok()?;
+                let text = std::str::from_utf8(&text[..read]).ok()?;
+                Some(Counters { kills: file::key(text, "oom_kill")?, hits: file::key(text, "oom")? })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use super::super::{DevicePolicy, testing};
+    use super::*;
+
+    #[test]
+    fn an_oom_kill_is_seen_once_and_wakes_the_poller() {
+        let Some(cgroup) = testing::cgroup("oom") else { return };
+        cgroup.create().unwrap();
+        let limit = r#"{"memory":{"limit":8388608,"swap":8388608}}"#;
+        cgroup.apply(&serde_json::from_str(limit).unwrap(), DevicePolicy::Skip).unwrap();
+        let mut watch = cgroup.oom_watch().unwrap();
+        assert!(!watch.take());
+        let (Place::V1(dir) | Place::V2(dir)) = cgroup.place("memory").unwrap();
+        let script = format!("echo $$ > {}/cgroup.procs; exec tail /dev/zero", dir.display());
+        let status = Command::new("sh").args(["-c", &script]).status().unwrap();
+        assert!(!status.success());
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while !watch.take() {
+            assert!(Instant::now() < deadline, "no OOM kill seen");
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert!(!watch.take());
+        let (peak, limit) = cgroup.memory_peak_and_limit();
+        assert!(limit == Some(8_388_608) && peak.is_none_or(|p| p > 4_000_000), "{peak:?} {limit:?}");
+        cgroup.remove(Duration::from_secs(2)).unwrap();
+        assert!(!watch.take());
+    }
+}
