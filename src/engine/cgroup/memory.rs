@@ -46,6 +46,23 @@ impl Cgroup {
     }
 }
 
+impl Cgroup {
+    /// Why a process that vanished without a word may have been killed: `None` if memory was not the reason.
+    pub fn memory_verdict(&self) -> Option<String> {
+        let (dir, file) = match self.place("memory")? {
+            Place::V1(dir) => (dir, "memory.oom_control"),
+            Place::V2(dir) => (dir, "memory.events"),
+        };
+        let kills = file::key(&file::read(dir, file).ok()?, "oom_kill")?;
+        let told = |n: Option<u64>| n.map_or("unknown".to_owned(), |n| format!("{n} bytes"));
+        let (peak, limit) = self.memory_peak_and_limit();
+        let limit = limit.map_or("none of its own".to_owned(), |limit| told(Some(limit)));
+        (kills > 0).then(|| {
+            format!("killed for want of memory (limit {limit}, peak {}); raise the memory limit", told(peak))
+        })
+    }
+}
+
 fn apply_v1(dir: &Path, m: &LinuxMemory) -> Result<()> {
     check_usage(dir, "memory.usage_in_bytes", m)?;
     if let Some(soft) = given(m.reservation()) {

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::error::{Error, Result};
 use super::{Cgroup, Place, file};
@@ -26,11 +26,14 @@ enum Source {
     V2 { events: File },
 }
 
-/// How often a process was killed, and how often the container's own limit was hit.
+/// How often a process was killed, and whether the container's own limit was the cause.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Counters {
     kills: u64,
+    /// cgroup2: how often an allocation failed at the container's own limit.
     hits: u64,
+    /// v1: whether the use has ever reached the limit in force.
+    at_limit: bool,
 }
 
 impl Cgroup {
@@ -73,7 +76,7 @@ impl OomWatch {
             return false;
         }
         // Both counters move on together only with a kill: the hit is counted before the kill that it leads to.
-        let own = now.hits > self.seen.hits;
+        let own = now.hits > self.seen.hits || now.at_limit;
         self.seen = now;
         own
     }
@@ -101,21 +104,29 @@ impl Source {
                 // Takes the count off; EAGAIN when there is none.
                 let _ = (&*event).read(&mut [0; 8]);
                 let control = file::read(dir, "memory.oom_control").ok()?;
-                let hits = |name| file::number(dir, name).ok().flatten().unwrap_or(0);
-                // KERNEL: kills are counted since 4.13. v1 does not count hits of a limit: failcnt, a charge that
-                // found the limit reached, comes closest.
-                let hits = hits("memory.failcnt") + hits("memory.memsw.failcnt");
-                Some(Counters { kills: file::key(&control, "oom_kill")?, hits })
+                // KERNEL: kills are counted since 4.13. Hits of the own limit are not: failcnt stays 0 on 6.18,
+                // and the event is sent to every child of the cgroup whose limit was hit. The peak tells.
+                let at_limit = reached(dir, "memory") || reached(dir, "memory.memsw");
+                Some(Counters { kills: file::key(&control, "oom_kill")?, hits: 0, at_limit })
             }
             Source::V2 { events } => {
                 // KERNEL: only a read through this very descriptor rearms its poll.
                 let mut text = [0; 512];
                 let read = events.read_at(&mut text, 0).ok()?;
                 let text = std::str::from_utf8(&text[..read]).ok()?;
-                Some(Counters { kills: file::key(text, "oom_kill")?, hits: file::key(text, "oom")? })
+                let (kills, hits) = (file::key(text, "oom_kill")?, file::key(text, "oom")?);
+                Some(Counters { kills, hits, at_limit: false })
             }
         }
     }
+}
+
+/// Whether a v1 counter's peak is at its limit, give or take a batch of pages that found no room.
+fn reached(dir: &Path, prefix: &str) -> bool {
+    const BATCH: u64 = 256 << 10;
+    let number = |name: &str| file::number(dir, &format!("{prefix}.{name}")).ok().flatten();
+    let (peak, limit) = (number("max_usage_in_bytes"), number("limit_in_bytes"));
+    peak.zip(limit).is_some_and(|(peak, limit)| peak.saturating_add(BATCH) >= limit)
 }
 
 #[cfg(test)]
@@ -147,6 +158,8 @@ mod tests {
         assert!(!watch.take());
         let (peak, limit) = cgroup.memory_peak_and_limit();
         assert!(limit == Some(8_388_608) && peak.is_none_or(|p| p > 4_000_000), "{peak:?} {limit:?}");
+        let verdict = cgroup.memory_verdict().unwrap();
+        assert!(verdict.contains("limit 8388608 bytes"), "{verdict}");
         cgroup.remove(Duration::from_secs(2)).unwrap();
         assert!(!watch.take());
     }
