@@ -149,7 +149,10 @@ fn attach_attr(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>, flags: u32) -> A
 }
 
 /// The ids of the device programs attached to this cgroup itself (not to its parents).
-pub fn query_cgroup_device<'i>(cgroup: BorrowedFd<'_>, ids: &'i mut [u32; MAX_ATTACHED]) -> Result<&'i [u32]> {
+pub fn query_cgroup_device<'i>(
+    cgroup: BorrowedFd<'_>,
+    ids: &'i mut [u32; MAX_ATTACHED],
+) -> Result<&'i [u32]> {
     let mut attr = QueryAttr {
         target_fd: cgroup.as_raw_fd() as u32,
         attach_type: BPF_CGROUP_DEVICE,

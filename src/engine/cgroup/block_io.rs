@@ -11,7 +11,11 @@ const NO_WEIGHT: &str = "no disk of this host has a scheduler with weights (BFQ,
 
 pub(super) fn apply(cgroup: &Cgroup, io: &LinuxBlockIo) -> Result<()> {
     let weights = io.weight_device().iter().flatten().count();
-    if given(io.weight()).is_none() && given(io.leaf_weight()).is_none() && weights == 0 && throttles(io).next().is_none() {
+    if given(io.weight()).is_none()
+        && given(io.leaf_weight()).is_none()
+        && weights == 0
+        && throttles(io).next().is_none()
+    {
         return Ok(());
     }
     match cgroup.controller("blkio", "blockIO")? {
@@ -102,9 +106,13 @@ fn io_weight(weight: u16) -> u16 {
 
 fn no_device(e: super::Error) -> super::Error {
     match e.errno() {
-        libc::ENODEV | libc::ENXIO => e.with_remedy("there is no block device with this major:minor on the host"),
+        libc::ENODEV | libc::ENXIO => {
+            e.with_remedy("there is no block device with this major:minor on the host")
+        }
         libc::ENOENT | libc::EOPNOTSUPP => e.with_remedy(NO_WEIGHT),
-        libc::EINVAL | libc::ERANGE => e.with_remedy("weights are 10 to 1000; throttles need a whole disk, no partition"),
+        libc::EINVAL | libc::ERANGE => {
+            e.with_remedy("weights are 10 to 1000; throttles need a whole disk, no partition")
+        }
         _ => e,
     }
 }

@@ -43,7 +43,9 @@ fn cpuset(cgroup: &Cgroup, cpu: &LinuxCpu) -> Result<()> {
         let Some(list) = list.as_deref().filter(|l| !l.is_empty()) else { continue };
         let (Place::V1(dir) | Place::V2(dir)) = cgroup.controller("cpuset", field)?;
         file::write(dir, file, list).map_err(|e| {
-            e.with_remedy("the list must be within the parent's cpuset, and not leave running tasks without cpus")
+            e.with_remedy(
+                "the list must be within the parent's cpuset, and not leave running tasks without cpus",
+            )
         })?;
     }
     Ok(())
@@ -84,7 +86,9 @@ fn bandwidth_v1(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
     if let Some(quota) = quota {
         file::write(dir, "cpu.cfs_quota_us", &quota.to_string()).map_err(bandwidth_remedy)?;
     }
-    again.iter().try_for_each(|(name, value)| file::write(dir, name, &value.to_string()).map_err(bandwidth_remedy))
+    again
+        .iter()
+        .try_for_each(|(name, value)| file::write(dir, name, &value.to_string()).map_err(bandwidth_remedy))
 }
 
 fn bandwidth_remedy(e: Error) -> Error {
@@ -93,7 +97,9 @@ fn bandwidth_remedy(e: Error) -> Error {
             "quota must be at least 1000, period 1000 to 1000000, burst at most the quota, \
              and quota/period within the parent's",
         ),
-        libc::ENOENT => e.with_remedy("the kernel lacks CONFIG_CFS_BANDWIDTH, or burst, which needs Linux 5.14"),
+        libc::ENOENT => {
+            e.with_remedy("the kernel lacks CONFIG_CFS_BANDWIDTH, or burst, which needs Linux 5.14")
+        }
         _ => e,
     }
 }

@@ -54,9 +54,8 @@ fn mkdir_all(mount: &Path, dir: &Path, made: &mut Vec<PathBuf>) -> Result<bool> 
             }
             (Some(libc::EAGAIN), _) => Err(Error::file("mkdir", dir, &e)
                 .with_remedy("cgroup.max.descendants or cgroup.max.depth of a parent is reached")),
-            (Some(libc::EROFS | libc::EACCES), _) => {
-                Err(Error::file("mkdir", dir, &e).with_remedy("the hierarchy must be writable, or delegated to this user"))
-            }
+            (Some(libc::EROFS | libc::EACCES), _) => Err(Error::file("mkdir", dir, &e)
+                .with_remedy("the hierarchy must be writable, or delegated to this user")),
             _ => Err(Error::file("mkdir", dir, &e)),
         },
     }
@@ -67,7 +66,11 @@ fn refuse_in_use(dir: &Path) -> Result<()> {
     let mut pids = Vec::new();
     procs::collect(dir, &mut pids)?;
     if let Some(first) = pids.first() {
-        return Err(Error::NotEmpty { path: dir.to_owned(), count: pids.len(), first: procs::describe(*first) });
+        return Err(Error::NotEmpty {
+            path: dir.to_owned(),
+            count: pids.len(),
+            first: procs::describe(*first),
+        });
     }
     let v1 = file::read_if_there(dir, "freezer.state")?.is_some_and(|s| s.trim() != "THAWED");
     let v2 = file::read_if_there(dir, "cgroup.freeze")?.is_some_and(|s| s.trim() == "1");
@@ -113,7 +116,8 @@ pub(super) fn enable(mount: &Path, last: &Path, only: Option<&str>) -> Result<()
     }
     let offered = file::read(last, "cgroup.controllers")?;
     let enabled = file::read(last, "cgroup.subtree_control")?;
-    let wanted = |name: &&str| only.is_none_or(|o| o == *name) && !enabled.split_whitespace().any(|e| e == *name);
+    let wanted =
+        |name: &&str| only.is_none_or(|o| o == *name) && !enabled.split_whitespace().any(|e| e == *name);
     let missing: Vec<String> = offered.split_whitespace().filter(wanted).map(|c| format!("+{c}")).collect();
     if !missing.is_empty() && file::write(last, "cgroup.subtree_control", &missing.join(" ")).is_err() {
         for one in &missing {

@@ -113,7 +113,10 @@ mod tests {
             } else {
                 access.bits() & !a.bits() == 0
             };
-            covered && d.kind == kind && d.major.is_none_or(|m| m == major) && d.minor.is_none_or(|m| m == minor)
+            covered
+                && d.kind == kind
+                && d.major.is_none_or(|m| m == major)
+                && d.minor.is_none_or(|m| m == minor)
         });
         hit != rules.allow_by_default
     }

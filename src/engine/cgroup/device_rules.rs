@@ -284,8 +284,17 @@ pub(super) mod tests {
         assert!(!rules.allow_by_default);
         assert_eq!(rules, DeviceRules::new(&[]).unwrap());
         let expected = [
-            "b *:* m", "c *:* m", "c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", "c 5:0 rwm",
-            "c 5:2 rwm", "c 10:200 rwm", "c 136:* rwm",
+            "b *:* m",
+            "c *:* m",
+            "c 1:3 rwm",
+            "c 1:5 rwm",
+            "c 1:7 rwm",
+            "c 1:8 rwm",
+            "c 1:9 rwm",
+            "c 5:0 rwm",
+            "c 5:2 rwm",
+            "c 10:200 rwm",
+            "c 136:* rwm",
         ];
         assert!(expected.iter().all(|e| text(&rules).contains(&(*e).to_owned())));
         assert_eq!(rules.exceptions.len(), expected.len());

@@ -78,14 +78,16 @@ fn apply_v2(dir: &Path, rules: &DeviceRules) -> Result<()> {
     let old = old.iter().map(|id| bpf::prog_get_fd_by_id(*id)).collect::<std::result::Result<Vec<_>, _>>();
     let old = old.map_err(failed("open the device filters of"))?;
     if !rules.allow_all() {
-        let program = bpf::load_cgroup_device(&compile(rules)).map_err(failed("load the device filter of"))?;
+        let program =
+            bpf::load_cgroup_device(&compile(rules)).map_err(failed("load the device filter of"))?;
         // KERNEL: BPF_F_REPLACE, since 5.6, swaps one program for another in one step.
         if let [only] = &old[..]
             && bpf::replace_cgroup_device(cgroup.as_fd(), program.as_fd(), only.as_fd()).is_ok()
         {
             return Ok(());
         }
-        bpf::attach_cgroup_device(cgroup.as_fd(), program.as_fd()).map_err(failed("attach the device filter to"))?;
+        bpf::attach_cgroup_device(cgroup.as_fd(), program.as_fd())
+            .map_err(failed("attach the device filter to"))?;
     }
     for program in &old {
         bpf::detach_cgroup_device(cgroup.as_fd(), program.as_fd())

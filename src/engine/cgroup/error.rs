@@ -103,7 +103,9 @@ impl Error {
 
     pub(super) fn filter(doing: &'static str, path: &Path, cause: sys::Error) -> Self {
         let remedy = match cause.errno {
-            libc::EPERM => "; CAP_BPF or CAP_SYS_ADMIN is needed, and before Linux 5.11 a larger RLIMIT_MEMLOCK",
+            libc::EPERM => {
+                "; CAP_BPF or CAP_SYS_ADMIN is needed, and before Linux 5.11 a larger RLIMIT_MEMLOCK"
+            }
             libc::ENOSYS | libc::EINVAL => "; the kernel needs CONFIG_CGROUP_BPF",
             _ => "",
         };

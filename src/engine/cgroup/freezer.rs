@@ -43,7 +43,9 @@ impl Cgroup {
     /// Whether the container is paused (or on its way there).
     pub fn is_frozen(&self) -> Result<bool> {
         Ok(match self.freezer()? {
-            Place::V1(dir) => file::read_if_there(dir, "freezer.state")?.is_some_and(|s| s.trim() != "THAWED"),
+            Place::V1(dir) => {
+                file::read_if_there(dir, "freezer.state")?.is_some_and(|s| s.trim() != "THAWED")
+            }
             Place::V2(dir) => file::read_if_there(dir, "cgroup.freeze")?.is_some_and(|s| s.trim() == "1"),
         })
     }

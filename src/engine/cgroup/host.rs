@@ -110,7 +110,14 @@ fn cgroup_mount(line: &str) -> Option<(&str, Hierarchy)> {
 /// The super block options of a v1 mount without those that are no controller.
 fn controllers(options: &str) -> Vec<String> {
     let flags = [
-        "rw", "ro", "xattr", "noprefix", "clone_children", "cpuset_v2_mode", "favordynmods", "nofavordynmods",
+        "rw",
+        "ro",
+        "xattr",
+        "noprefix",
+        "clone_children",
+        "cpuset_v2_mode",
+        "favordynmods",
+        "nofavordynmods",
         "seclabel",
     ];
     let known = options.split(',').filter(|o| !flags.contains(o) && !o.starts_with("release_agent="));
@@ -145,7 +152,8 @@ mod tests {
     fn co_mounted_controllers_are_one_hierarchy_and_the_usual_mount_wins() {
         let host = Host::parse(V1).unwrap();
         assert_eq!(host.mode(), Mode::V1);
-        let all: Vec<_> = host.v1_hierarchies().iter().map(|h| (h.controllers.join(","), h.mount.clone())).collect();
+        let all: Vec<_> =
+            host.v1_hierarchies().iter().map(|h| (h.controllers.join(","), h.mount.clone())).collect();
         assert_eq!(
             all,
             [
@@ -158,7 +166,8 @@ mod tests {
 
     #[test]
     fn a_second_cgroup2_mount_makes_it_hybrid() {
-        let host = Host::parse(&format!("{V1}41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n")).unwrap();
+        let host = Host::parse(&format!("{V1}41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"))
+            .unwrap();
         assert_eq!(host.mode(), Mode::Hybrid);
         assert_eq!(host.unified().unwrap().mount, Path::new("/sys/fs/cgroup/unified"));
     }

@@ -86,7 +86,8 @@ mod tests {
         assert_eq!(cgroup.pids().unwrap(), [sleeper.pid()]);
         cgroup.join_of(sleeper.pid()).unwrap();
         if cgroup.v1().is_empty() {
-            let into = init_dir(cgroup.unified().unwrap(), Host::get().unwrap().unified().unwrap(), sleeper.pid());
+            let into =
+                init_dir(cgroup.unified().unwrap(), Host::get().unwrap().unified().unwrap(), sleeper.pid());
             assert_eq!(into.unwrap(), below);
         }
         sleeper.end();

@@ -65,14 +65,17 @@ impl Cgroup {
         let Some(Place::V2(dir)) = place else {
             return place.ok_or_else(|| missing("mount its hierarchy"));
         };
-        let available = || file::read(dir, "cgroup.controllers").map(|c| c.split_whitespace().any(|c| c == v2_name));
+        let available =
+            || file::read(dir, "cgroup.controllers").map(|c| c.split_whitespace().any(|c| c == v2_name));
         if !available()? {
             // On a hybrid host the extra hierarchy's controllers are enabled only when a limit asks for one.
             if let (Some(unified), Some(parent)) = (self.unified(), dir.parent()) {
                 create::enable(&unified.mount, parent, Some(v2_name))?;
             }
             if !available()? {
-                return Err(missing("enable it in cgroup.subtree_control of every parent, which must hold no processes"));
+                return Err(missing(
+                    "enable it in cgroup.subtree_control of every parent, which must hold no processes",
+                ));
             }
         }
         Ok(Place::V2(dir))
@@ -123,7 +126,8 @@ fn rdma(cgroup: &Cgroup, r: &LinuxResources) -> Result<()> {
                 line.push_str(&format!(" {key}={value}"));
             }
         }
-        file::write(dir, "rdma.max", &line).map_err(|e| e.with_remedy("rdma.max of the root lists the devices"))?;
+        file::write(dir, "rdma.max", &line)
+            .map_err(|e| e.with_remedy("rdma.max of the root lists the devices"))?;
     }
     Ok(())
 }
@@ -164,9 +168,9 @@ fn unified(cgroup: &Cgroup, r: &LinuxResources) -> Result<()> {
         // KERNEL: one write is one command, so a value of several lines is several writes.
         for line in value.lines() {
             file::write(&dir.dir, name, line).map_err(|e| match e.errno() {
-                libc::ENOENT | libc::EACCES => {
-                    e.with_remedy("the kernel has no such setting, or its controller is not enabled for this cgroup")
-                }
+                libc::ENOENT | libc::EACCES => e.with_remedy(
+                    "the kernel has no such setting, or its controller is not enabled for this cgroup",
+                ),
                 _ => e,
             })?;
         }
@@ -205,15 +209,14 @@ mod tests {
         assert_eq!(read(cgroup.place("pids"), "pids.max", "pids.max"), "33");
         assert_eq!(read(cgroup.place("memory"), "memory.limit_in_bytes", "memory.max"), "67108864");
         assert_eq!(cgroup.memory_peak_and_limit().1, Some(67_108_864));
-        assert_eq!(
-            read(cgroup.place("cpu"), "cpu.cfs_quota_us", "cpu.max").split(' ').next(),
-            Some("20000")
-        );
+        assert_eq!(read(cgroup.place("cpu"), "cpu.cfs_quota_us", "cpu.max").split(' ').next(), Some("20000"));
         for (limit, swap) in [(268_435_456, 536_870_912u64), (33_554_432, 33_554_432)] {
             cgroup.update(&resources(&format!(r#"{{"memory":{{"limit":{limit},"swap":{swap}}}}}"#))).unwrap();
             assert_eq!(cgroup.memory_peak_and_limit().1, Some(limit));
         }
-        cgroup.update(&resources(r#"{"cpu":{"quota":-1},"pids":{"limit":-1},"memory":{"limit":-1}}"#)).unwrap();
+        cgroup
+            .update(&resources(r#"{"cpu":{"quota":-1},"pids":{"limit":-1},"memory":{"limit":-1}}"#))
+            .unwrap();
         assert_eq!(cgroup.memory_peak_and_limit().1, None);
         assert_eq!(read(cgroup.place("pids"), "pids.max", "pids.max"), "max");
         cgroup.remove(Duration::ZERO).unwrap();

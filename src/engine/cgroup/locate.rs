@@ -94,7 +94,9 @@ pub(super) fn member_dir(text: &str, hierarchy: &Hierarchy) -> Option<PathBuf> {
     })?;
     let inside = Path::new(path).strip_prefix(&hierarchy.root).ok()?;
     let named = inside.components().all(|c| matches!(c, Component::Normal(_)));
-    named.then(|| if inside.as_os_str().is_empty() { hierarchy.mount.clone() } else { hierarchy.mount.join(inside) })
+    named.then(|| {
+        if inside.as_os_str().is_empty() { hierarchy.mount.clone() } else { hierarchy.mount.join(inside) }
+    })
 }
 
 /// Whether two comma lists name the same hierarchy: any shared controller does, for one controller is in one.

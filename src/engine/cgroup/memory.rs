@@ -120,9 +120,13 @@ fn limit_and_swap_v1(dir: &Path, m: &LinuxMemory) -> Result<()> {
 
 fn write_limit_v1(dir: &Path, name: &str, value: i64) -> Result<()> {
     file::write(dir, name, &value.to_string()).map_err(|e| match e.errno() {
-        libc::EBUSY => e.with_remedy("the container uses more than that and it cannot be reclaimed; allow more"),
+        libc::EBUSY => {
+            e.with_remedy("the container uses more than that and it cannot be reclaimed; allow more")
+        }
         libc::EINVAL => e.with_remedy("memory+swap must not be less than memory; set both"),
-        libc::ENOENT => e.with_remedy("swap is not counted on this host (boot with swapaccount=1), or leave swap out"),
+        libc::ENOENT => {
+            e.with_remedy("swap is not counted on this host (boot with swapaccount=1), or leave swap out")
+        }
         _ => e,
     })
 }
@@ -156,15 +160,20 @@ fn apply_v2(dir: &Path, m: &LinuxMemory) -> Result<()> {
 
 /// The value of `memory.swap.max` for the spec's limit and sum of limit and swap.
 fn swap_v2(limit: Option<i64>, sum: Option<i64>) -> Result<Option<i64>> {
-    let refuse = |sum: i64, reason| Err(Error::Value { field: "memory.swap", value: sum.to_string(), reason });
+    let refuse =
+        |sum: i64, reason| Err(Error::Value { field: "memory.swap", value: sum.to_string(), reason });
     match (limit, sum) {
         // COMPAT: as on v1, unlimited memory and nothing said of swap is unlimited swap.
         (Some(-1), None) => Ok(Some(-1)),
         (_, None) => Ok(None),
         (_, Some(-1)) => Ok(Some(-1)),
         (Some(-1), Some(sum)) if sum > 0 => Ok(Some(sum)),
-        (Some(limit), Some(sum)) if limit < 0 || sum < 0 => refuse(sum, "negative limits other than -1 mean nothing"),
-        (Some(limit), Some(sum)) if sum < limit => refuse(sum, "it is memory+swap and must not be less than memory"),
+        (Some(limit), Some(sum)) if limit < 0 || sum < 0 => {
+            refuse(sum, "negative limits other than -1 mean nothing")
+        }
+        (Some(limit), Some(sum)) if sum < limit => {
+            refuse(sum, "it is memory+swap and must not be less than memory")
+        }
         (Some(limit), Some(sum)) => Ok(Some(sum - limit)),
         (None, Some(sum)) => refuse(sum, "it is memory+swap and needs a memory limit"),
     }

@@ -41,7 +41,8 @@ impl Cgroup {
     pub fn oom_watch(&self) -> Result<OomWatch> {
         let source = match self.controller("memory", "memory events")? {
             Place::V1(dir) => {
-                let event = File::from(bpf::eventfd().map_err(|e| Error::file("eventfd for", dir, &e.into()))?);
+                let event =
+                    File::from(bpf::eventfd().map_err(|e| Error::file("eventfd for", dir, &e.into()))?);
                 let path = dir.join("memory.oom_control");
                 let control = File::open(&path).map_err(|e| Error::file("open", path, &e))?;
                 let line = format!("{} {}", event.as_raw_fd(), control.as_raw_fd());
@@ -139,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_oom_kill_is_seen_once_and_wakes_the_poller() {
+    fn an_oom_kill_at_the_own_limit_is_seen_once() {
         let Some(cgroup) = testing::cgroup("oom") else { return };
         cgroup.create().unwrap();
         let limit = r#"{"memory":{"limit":8388608,"swap":8388608}}"#;

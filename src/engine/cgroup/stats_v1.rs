@@ -34,7 +34,8 @@ fn cpu(acct: &Path, cpu: Option<&Path>) -> Result<Cpu> {
     let ticks = file::read_if_there(acct, "cpuacct.stat")?.unwrap_or_default();
     let time = |key| file::key(&ticks, key).unwrap_or(0) * NANOSECONDS_PER_TICK;
     let per_cpu = file::read_if_there(acct, "cpuacct.usage_percpu")?.unwrap_or_default();
-    let throttling = cpu.map(|dir| file::read_if_there(dir, "cpu.stat")).transpose()?.flatten().unwrap_or_default();
+    let throttling =
+        cpu.map(|dir| file::read_if_there(dir, "cpu.stat")).transpose()?.flatten().unwrap_or_default();
     let throttle = |key| file::key(&throttling, key).unwrap_or(0);
     Ok(Cpu {
         total: file::number(acct, "cpuacct.usage")?.unwrap_or(0),
@@ -247,12 +248,16 @@ mod tests {
         let text = "cache 1\nrss 2\npgpgin 3\nhierarchical_memory_limit 4\nhierarchical_memsw_limit 5\ntotal_rss 6\n";
         let memory = parse_memory(text);
         assert_eq!((memory.own.cache, memory.own.rss, memory.own.pg_pg_in), (1, 2, 3));
-        assert_eq!((memory.hierarchical_memory_limit, memory.hierarchical_swap_limit, memory.total.rss), (4, 5, 6));
+        assert_eq!(
+            (memory.hierarchical_memory_limit, memory.hierarchical_swap_limit, memory.total.rss),
+            (4, 5, 6)
+        );
     }
 
     #[test]
     fn block_devices_are_named_and_the_grand_total_is_dropped() {
-        let entries = parse_blkio("8:16 Read 10\n8:16 Total 12\n259:0 7\nTotal 19\n", "   8      16 sdb 1 2 3\n");
+        let entries =
+            parse_blkio("8:16 Read 10\n8:16 Total 12\n259:0 7\nTotal 19\n", "   8      16 sdb 1 2 3\n");
         let told: Vec<_> = entries.iter().map(|e| (e.op.as_str(), e.device.as_str(), e.value)).collect();
         assert_eq!(told, [("Read", "/dev/sdb", 10), ("Total", "/dev/sdb", 12), ("", "", 7)]);
     }

@@ -91,7 +91,9 @@ fn parse_memory(text: &str) -> Memory {
             "pgfault" => &mut m.pgfault,
             "pgmajfault" => &mut m.pgmajfault,
             // KERNEL: one counter before 5.9, two after.
-            "workingset_refault" | "workingset_refault_anon" | "workingset_refault_file" => &mut m.workingset_refault,
+            "workingset_refault" | "workingset_refault_anon" | "workingset_refault_file" => {
+                &mut m.workingset_refault
+            }
             "workingset_activate" | "workingset_activate_anon" | "workingset_activate_file" => {
                 &mut m.workingset_activate
             }
@@ -213,7 +215,9 @@ mod tests {
 
     #[test]
     fn cpu_times_and_bursts_are_read() {
-        let cpu = parse_cpu("usage_usec 9\nuser_usec 5\nsystem_usec 4\nnr_bursts 2\ncore_sched.force_idle_usec 1\n");
+        let cpu = parse_cpu(
+            "usage_usec 9\nuser_usec 5\nsystem_usec 4\nnr_bursts 2\ncore_sched.force_idle_usec 1\n",
+        );
         assert_eq!((cpu.usage_usec, cpu.user_usec, cpu.system_usec, cpu.nr_bursts), (9, 5, 4, 2));
     }
 }
