@@ -5,10 +5,13 @@ set -euo pipefail
 . "$(dirname "$0")/debian.sh"
 
 out=$target/image/busybox.tar
+ready() { [ -e "$out" ] && [ "$out" -nt "$project/hack/image.sh" ]; }
+# Before the lock: in the guest, all this is read-only.
+if ready; then echo "$out"; exit; fi
 mkdir -p "${out%/*}"
 exec 8>"$out.lock"
 flock 8
-if [ -e "$out" ] && [ "$out" -nt "$0" ]; then echo "$out"; exit; fi
+if ready; then echo "$out"; exit; fi
 
 if ! ldd "$(command -v busybox || echo none)" 2>&1 | grep -q 'not a dynamic'; then ensure_packages busybox-static; fi
 busybox=$(command -v busybox)

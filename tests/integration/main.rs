@@ -5,5 +5,12 @@
 
 mod support;
 
+mod api_errors;
+mod api_events;
+mod api_exec;
 mod api_lifecycle;
+mod api_start;
+mod api_stdio;
+mod api_view;
 mod ctr_run;
+mod ctr_tasks;

@@ -1,0 +1,25 @@
+# Each target is one line: cargo, or one script of hack/. As root on Debian they install what they lack.
+PREFIX ?= /usr/local
+
+.PHONY: help build run test check install clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+build: ## the release binary, static and stripped, in target/bin
+	@hack/build.sh
+
+run: ## a demonstration with a private containerd: what the shim does, shown step by step
+	@hack/run.sh
+
+test: ## unit tests, integration tests with containerd 1.6, 1.7, 2.1 and on cgroup v2, leak check
+	@hack/test.sh
+
+check: ## formatting and lints
+	@cargo fmt --check && cargo clippy --locked --all-targets -- -D warnings
+
+install: ## the binary into $(DESTDIR)$(PREFIX)/bin, where containerd's PATH finds it
+	@install -D -m 755 "$$(hack/build.sh)" "$(DESTDIR)$(PREFIX)/bin/containerd-shim-myshim-v1"
+
+clean: ## everything below target/
+	@cargo clean

@@ -1,0 +1,38 @@
+#!/bin/bash
+# guest-init.sh: PID 1 of the guest that guest.sh boots. Makes the root usable, mounts a unified cgroup tree with all its
+# controllers switched on, runs the command, reaps what is orphaned, and switches the machine off.
+# Writable are only /run and the share. guest_share and guest_modules come from the kernel's command line.
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb
+
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mountpoint -q /dev || mount -t devtmpfs devtmpfs /dev
+mkdir -p /dev/pts /dev/shm /dev/mqueue
+mount -t devpts -o ptmxmode=0666 devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t tmpfs -o mode=755 tmpfs /run
+# busybox, because hostfs takes its path as the whole option string, and only the old mount(2) hands that over unparsed.
+busybox mount -t hostfs -o "$guest_share" none "$guest_share"
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
+    echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control
+done
+module=$(find "$guest_modules" -name 'overlay.ko*' -print -quit)
+case $module in
+    *.xz) xz -dc "$module" >/run/overlay.ko && busybox insmod /run/overlay.ko ;;
+    *.ko) busybox insmod "$module" ;;
+esac
+busybox ip link set lo up
+echo guest >/proc/sys/kernel/hostname
+
+. "$guest_share/guest/environment"
+export TMPDIR=/run/tmp
+mkdir -m 1777 /run/tmp
+# The second console is guest.sh's standard output.
+busybox stty -F /dev/tty1 raw -echo
+bash "$guest_share/guest/command" </dev/null >/dev/tty1 2>&1 &
+wait $!
+echo $? >"$guest_share/guest/status"
+sync
+echo o >/proc/sysrq-trigger
+busybox poweroff -f

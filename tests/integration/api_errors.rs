@@ -1,0 +1,271 @@
+//! What clients rely on when something is not as it should be: status codes, texts, and that nothing is left.
+
+use crate::needs_containers;
+use crate::support::leak;
+use crate::support::shim::{Host, Stdio3, any};
+use containerd_shim_protos::api::{self, Status};
+use protobuf::Message;
+use serde_json::{Value, json};
+use ttrpc::proto::Code;
+
+#[test]
+fn unknown_container_is_not_found() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    let codes = [
+        shim.state("").err(),
+        shim.start("").err(),
+        shim.kill("", 9).err(),
+        shim.delete("").err(),
+        shim.wait("").err(),
+        shim.pids().err(),
+        shim.stats().err(),
+        shim.pause().err(),
+        shim.resume().err(),
+        shim.resize("", 1, 1).err(),
+        shim.close_stdin("").err(),
+        shim.update(&json!({})).err(),
+        shim.exec("x", "true").err(),
+    ];
+    for (at, failure) in codes.into_iter().enumerate() {
+        assert_eq!(failure.expect("a failure").code, Code::NOT_FOUND, "call {at}");
+    }
+}
+
+#[test]
+fn unknown_exec_is_not_found() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    shim.run();
+    for failure in [shim.state("x").err(), shim.start("x").err(), shim.kill("x", 9).err(), shim.delete("x").err(), shim.wait("x").err()] {
+        assert_eq!(failure.expect("a failure").code, Code::NOT_FOUND);
+    }
+}
+
+#[test]
+fn duplicate_exec_id_already_exists() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    shim.run();
+    shim.exec("x", "true").expect("Exec");
+    assert_eq!(shim.exec("x", "true").expect_err("the id is taken").code, Code::ALREADY_EXISTS);
+}
+
+#[test]
+fn kill_of_a_stopped_process_is_not_found() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "true"));
+    shim.run();
+    shim.wait("").expect("Wait");
+    let failure = shim.kill("", 9).expect_err("it is dead");
+    assert_eq!((failure.code, failure.message.contains("process already finished")), (Code::NOT_FOUND, true), "{failure:?}");
+}
+
+#[test]
+fn delete_of_a_running_task_is_a_failed_precondition() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    shim.run();
+    let failure = shim.delete("").expect_err("it runs");
+    if !crate::support::differences::runc_differs("code of Delete while running") {
+        assert_eq!(failure.code, Code::FAILED_PRECONDITION, "{failure:?}");
+    }
+    assert_eq!(shim.status(""), Status::RUNNING);
+    shim.exec("x", "sleep 1000").expect("Exec");
+    shim.start("x").expect("Start");
+    shim.delete("x").expect_err("the exec runs");
+    assert_eq!(shim.status("x"), Status::RUNNING);
+}
+
+#[test]
+fn second_delete_is_not_found() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "true"));
+    shim.run();
+    shim.wait("").expect("Wait");
+    shim.delete("").expect("Delete");
+    assert_eq!(shim.delete("").expect_err("it is gone").code, Code::NOT_FOUND);
+}
+
+#[test]
+fn unknown_method_is_refused_and_the_connection_lives() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    let failure = shim.call::<api::Empty>("NoSuchMethod", &api::Empty::default()).expect_err("no such method");
+    assert!([Code::UNIMPLEMENTED, Code::INVALID_ARGUMENT, Code::NOT_FOUND].contains(&failure.code), "{failure:?}");
+    shim.run();
+}
+
+#[test]
+fn garbage_on_the_socket_harms_nobody() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    shim.run();
+    for garbage in [&b"GET / HTTP/1.0\r\n\r\n"[..], &[0xff; 64], &[0, 0, 0, 4, 0, 0, 0, 1, 1, 0, 0xff, 0xff, 0xff, 0xff], &[0; 3]] {
+        let client = shim.client();
+        std::io::Write::write_all(&mut client.raw(), garbage).expect("write");
+        drop(client);
+    }
+    let mut client = shim.client();
+    let request = api::StateRequest { id: shim.id(), ..Default::default() };
+    let state: api::StateResponse = client.call(shim.service(), "State", &request).expect("State");
+    assert_eq!(state.status.enum_value(), Ok(Status::RUNNING));
+}
+
+/// Create fails with every expected word in its message, publishes no exit, leaves nothing, and the id stays usable.
+#[track_caller]
+fn assert_create_fails(change: impl FnOnce(&mut crate::support::bundle::Bundle), words: &[&str]) {
+    let host = Host::new();
+    let mut bundle = host.bundle("a", "exit 5");
+    let sound = bundle.config.clone();
+    change(&mut bundle);
+    let mut shim = host.start(bundle);
+    let failure = shim.create().expect_err("Create must fail");
+    for word in words {
+        // runc begins some sentences with a capital letter.
+        assert!(failure.message.to_lowercase().contains(&word.to_lowercase()), "{word:?} is not in {:?}", failure.message);
+    }
+    assert_eq!(shim.state("").expect_err("no such task").code, Code::NOT_FOUND);
+    shim.assert_nothing_left();
+    shim.bundle.config = sound;
+    shim.bundle.write();
+    shim.run();
+    assert_eq!(shim.wait("").expect("Wait"), 5, "the same id, mended");
+    shim.delete("").expect("Delete");
+    shim.assert_nothing_left();
+    let events = host.events.names();
+    assert_eq!(events.iter().filter(|name| *name == "exit").count(), 1, "{events:?}");
+}
+
+#[test]
+fn create_fails_when_the_program_is_not_in_path() {
+    needs_containers!();
+    assert_create_fails(|b| drop(b.set("/process/args", json!(["nonesuch"]))), &[r#"exec: "nonesuch": executable file not found in $PATH"#]);
+}
+
+#[test]
+fn create_fails_when_the_program_does_not_exist() {
+    needs_containers!();
+    assert_create_fails(|b| drop(b.set("/process/args", json!(["/nonesuch"]))), &[r#"exec: "/nonesuch": stat /nonesuch: no such file or directory"#]);
+}
+
+#[test]
+fn create_fails_when_the_program_is_not_executable() {
+    needs_containers!();
+    assert_create_fails(|b| drop(b.set("/process/args", json!(["/bin/plain"]))), &[r#"exec: "/bin/plain": permission denied"#]);
+}
+
+#[test]
+fn create_fails_when_a_mount_source_is_missing_and_names_it() {
+    needs_containers!();
+    let mount = json!({"destination": "/volume", "type": "bind", "source": "/no/such/source", "options": ["rbind"]});
+    assert_create_fails(|b| drop(b.push("/mounts", mount)), &["/no/such/source", "/volume"]);
+}
+
+#[test]
+fn create_fails_when_a_namespace_path_is_wrong_and_names_it() {
+    needs_containers!();
+    let wrong = json!({"type": "network", "path": "/no/such/namespace"});
+    assert_create_fails(|b| drop(b.set("/linux/namespaces/4", wrong)), &["/no/such/namespace"]);
+}
+
+#[test]
+fn create_fails_when_a_sysctl_does_not_exist_and_names_it() {
+    needs_containers!();
+    assert_create_fails(|b| drop(b.set("/linux/sysctl", json!({"net.no.such": "1"}))), &["net"]);
+}
+
+#[test]
+fn create_fails_when_a_create_runtime_hook_fails() {
+    needs_containers!();
+    let hooks = json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", "echo hook says no >&2; exit 3"]}]});
+    assert_create_fails(|b| drop(b.set("/hooks", hooks)), &["hook"]);
+}
+
+#[test]
+fn create_fails_without_args_and_names_them() {
+    needs_containers!();
+    assert_create_fails(|b| drop(b.set("/process/args", json!([]))), &["args"]);
+}
+
+#[test]
+fn create_fails_when_cwd_is_relative_and_names_it() {
+    needs_containers!();
+    assert_create_fails(|b| drop(b.set("/process/cwd", json!("tmp"))), &["cwd"]);
+}
+
+#[test]
+fn create_fails_when_a_rootfs_mount_fails() {
+    needs_containers!();
+    let host = Host::new();
+    let mut bundle = host.bundle("a", "true");
+    bundle.mounts[0].options[0] = "lowerdir=/no/such/lower".into();
+    let shim = host.start(bundle);
+    shim.create().expect_err("no such folder");
+    shim.assert_nothing_left();
+}
+
+#[test]
+fn create_fails_when_config_is_not_json() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "true"));
+    std::fs::write(shim.bundle.folder.join("config.json"), "{").expect("write");
+    shim.create().expect_err("not JSON");
+    shim.assert_nothing_left();
+    assert!(host.events.names().is_empty(), "{:?}", host.events.names());
+}
+
+#[test]
+fn exec_of_a_missing_program_fails_in_start_and_init_lives_on() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    shim.run();
+    for (program, text) in [
+        ("nonesuch", r#"exec: "nonesuch": executable file not found in $PATH"#),
+        ("/nonesuch", r#"exec: "/nonesuch": stat /nonesuch: no such file or directory"#),
+        ("/bin/plain", r#"exec: "/bin/plain": permission denied"#),
+    ] {
+        shim.exec_process("x", &shim.bundle.process(&[program]), &Stdio3::default()).expect("Exec");
+        let failure = shim.start("x").expect_err("no such program");
+        assert!(failure.message.contains(text), "{failure:?}");
+        let _ = shim.delete("x");
+    }
+    assert_eq!(shim.status(""), Status::RUNNING);
+    assert_eq!(leak::processes_in(shim.bundle.cgroup()).len(), 1);
+}
+
+#[test]
+fn exec_with_a_malformed_process_is_refused() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    shim.run();
+    let broken = Value::String("not a process".into());
+    let refused = shim.exec_process("x", &broken, &Stdio3::default()).and_then(|()| shim.start("x").map(drop));
+    assert!(refused.is_err());
+    shim.exec("x", "exit 4").or_else(|_| shim.delete("x").and_then(|_| shim.exec("x", "exit 4"))).expect("the id stays usable");
+    shim.start("x").expect("Start");
+    assert_eq!(shim.wait("x").expect("Wait"), 4);
+}
+
+#[test]
+fn options_of_an_unknown_type_or_form_do_not_kill_the_shim() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "true"));
+    let mut request = shim.create_request(&Stdio3::default());
+    request.options = Some(any("containerd.runc.v1.Options", vec![0xff; 7])).into();
+    let _ = shim.call::<api::CreateTaskResponse>("Create", &request);
+    assert!(leak::alive(shim.pid));
+    assert!(request.write_to_bytes().is_ok());
+}

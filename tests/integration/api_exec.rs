@@ -1,0 +1,242 @@
+//! Execs, created tasks, signals and statistics over the task API: what clients' own tests assert and is easy to miss.
+
+use crate::needs_containers;
+use crate::support::shim::{Host, Stdio3};
+use crate::support::subject::cgroup_v2;
+use crate::support::{self, SOON, leak};
+use containerd_shim_protos::api::Status;
+use containerd_shim_protos::shim::oci::ProcessDetails;
+use protobuf::Message;
+use serde_json::json;
+
+#[test]
+fn created_task_answers_kill_and_its_exit_is_published() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    let pid = shim.create().expect("Create");
+    shim.kill("", libc::SIGKILL).expect("Kill");
+    let exit = host.events.wait_for("exit");
+    assert_eq!((exit.pid, exit.exit_status), (pid, 137));
+    assert_eq!(shim.wait("").expect("Wait"), 137);
+    assert_eq!(shim.delete("").expect("Delete").exit_status, 137);
+}
+
+#[test]
+fn created_task_answers_stats_and_update() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    shim.create().expect("Create");
+    assert!(!shim.stats().expect("Stats").value.is_empty());
+    shim.update(&json!({"memory": {"limit": 67_108_864}})).expect("Update");
+    assert_eq!(limit(shim.bundle.cgroup()), "67108864");
+    shim.start("").expect("Start");
+}
+
+fn limit(cgroup: &str) -> String {
+    let file = if cgroup_v2() { "memory.max" } else { "memory.limit_in_bytes" };
+    let found = leak::cgroups(cgroup).iter().find_map(|folder| std::fs::read_to_string(folder.join(file)).ok());
+    found.expect("a memory cgroup").trim().to_owned()
+}
+
+#[test]
+fn update_of_a_running_task_changes_its_limit() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    shim.run();
+    for bytes in [67_108_864, 134_217_728] {
+        shim.update(&json!({"memory": {"limit": bytes}})).expect("Update");
+        assert_eq!(limit(shim.bundle.cgroup()), bytes.to_string());
+    }
+}
+
+#[test]
+fn delete_of_a_created_task_frees_its_id() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "exit 6"));
+    for _ in 0..2 {
+        let pid = shim.create().expect("Create");
+        let deleted = shim.delete("").expect("Delete");
+        assert_eq!(deleted.pid, pid);
+        support::eventually("init is dead", SOON, || (!leak::alive(pid as i32)).then_some(()));
+        shim.assert_nothing_left();
+    }
+    shim.run();
+    assert_eq!(shim.wait("").expect("Wait"), 6);
+}
+
+#[test]
+fn exec_lives_and_ends_beside_init() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    shim.run();
+    shim.exec("x", "exit 11").expect("Exec");
+    assert_eq!(shim.status("x"), Status::CREATED);
+    let pid = shim.start("x").expect("Start");
+    assert_eq!(shim.wait("x").expect("Wait"), 11);
+    let state = shim.state("x").expect("State");
+    assert_eq!((state.status.enum_value(), state.exit_status), (Ok(Status::STOPPED), 11));
+    let deleted = shim.delete("x").expect("Delete");
+    assert_eq!((deleted.pid, deleted.exit_status), (pid, 11));
+    assert_eq!(shim.status(""), Status::RUNNING);
+    // The id is free again.
+    shim.exec("x", "exit 12").expect("Exec");
+    shim.start("x").expect("Start");
+    assert_eq!(shim.wait("x").expect("Wait"), 12);
+}
+
+#[test]
+fn exec_never_started_is_deleted_with_status_0() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    shim.run();
+    shim.exec("x", "true").expect("Exec");
+    assert_eq!(shim.delete("x").expect("Delete").exit_status, 0);
+}
+
+#[test]
+fn exec_start_after_inits_end_fails() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    shim.run();
+    shim.exec("x", "true").expect("Exec");
+    shim.kill("", libc::SIGKILL).expect("Kill");
+    shim.wait("").expect("Wait");
+    let failure = shim.start("x").expect_err("init is gone");
+    if !support::differences::runc_differs("exec start after init's end") {
+        assert_eq!(failure.code, ttrpc::proto::Code::FAILED_PRECONDITION, "{failure:?}");
+        assert_eq!(shim.status("x"), Status::CREATED);
+    }
+}
+
+#[test]
+fn killed_exec_is_gone_and_the_container_lives_on() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    shim.run();
+    shim.exec("x", "exec sleep 1000").expect("Exec");
+    let pid = shim.start("x").expect("Start");
+    shim.kill("x", libc::SIGKILL).expect("Kill");
+    assert_eq!(shim.wait("x").expect("Wait"), 137);
+    assert!(!leak::alive(pid as i32));
+    assert_eq!(shim.status(""), Status::RUNNING);
+    assert_eq!(leak::processes_in(shim.bundle.cgroup()).len(), 1);
+}
+
+#[test]
+fn execs_die_with_init() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    shim.run();
+    shim.exec("x", "exec sleep 1000").expect("Exec");
+    shim.start("x").expect("Start");
+    shim.kill("", libc::SIGKILL).expect("Kill");
+    assert_eq!(shim.wait("x").expect("Wait"), 137);
+    assert_eq!(shim.wait("").expect("Wait"), 137);
+}
+
+#[test]
+fn pids_name_the_exec_of_a_process() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000 & wait"));
+    let init = shim.run();
+    shim.exec("x", "exec sleep 1000").expect("Exec");
+    let exec = shim.start("x").expect("Start");
+    let processes = support::eventually("three processes", SOON, || {
+        let processes = shim.pids().expect("Pids");
+        (processes.len() == 3).then_some(processes)
+    });
+    let named: Vec<_> = processes.iter().filter(|process| process.info.is_some()).collect();
+    assert_eq!(named.iter().map(|process| process.pid).collect::<Vec<_>>(), [exec]);
+    assert!(processes.iter().any(|process| process.pid == init));
+    assert!(named[0].info.type_url.ends_with("containerd.runc.v1.ProcessDetails"), "{}", named[0].info.type_url);
+    assert_eq!(ProcessDetails::parse_from_bytes(&named[0].info.value).expect("details").exec_id, "x");
+}
+
+#[test]
+fn kill_all_reaches_every_process() {
+    needs_containers!();
+    let host = Host::new();
+    let mut bundle = host.bundle("a", "sleep 1000 & sleep 1000 & wait");
+    // Without a pid namespace, the end of init ends nobody else by itself.
+    bundle.config["linux"]["namespaces"].as_array_mut().expect("array").remove(0);
+    let shim = host.start(bundle);
+    shim.run();
+    let pids = support::eventually("three processes", SOON, || Some(leak::processes_in(shim.bundle.cgroup())).filter(|pids| pids.len() == 3));
+    shim.kill_all(libc::SIGKILL).expect("Kill");
+    shim.wait("").expect("Wait");
+    support::eventually("all are dead", SOON, || pids.iter().all(|pid| !leak::alive(*pid)).then_some(()));
+}
+
+#[test]
+fn rest_of_the_cgroup_dies_with_init_in_the_hosts_pid_namespace() {
+    needs_containers!();
+    let host = Host::new();
+    let mut bundle = host.bundle("a", "sleep 1000 & sleep 1000 & sleep 0.3");
+    bundle.config["linux"]["namespaces"].as_array_mut().expect("array").remove(0);
+    let shim = host.start(bundle);
+    shim.run();
+    let pids = support::eventually("processes", SOON, || Some(leak::processes_in(shim.bundle.cgroup())).filter(|pids| pids.len() >= 3));
+    shim.wait("").expect("Wait");
+    support::eventually("all are dead", SOON, || pids.iter().all(|pid| !leak::alive(*pid)).then_some(()));
+    shim.delete("").expect("Delete");
+    shim.assert_nothing_left();
+}
+
+#[test]
+fn stats_carry_the_bare_type_name_and_answer_until_delete() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "true"));
+    shim.run();
+    shim.wait("").expect("Wait");
+    let stats = shim.stats().expect("Stats after the exit");
+    let version = if cgroup_v2() { 2 } else { 1 };
+    assert_eq!(stats.type_url, format!("io.containerd.cgroups.v{version}.Metrics"));
+}
+
+#[test]
+fn pause_and_resume_show_in_state_and_a_paused_task_can_be_killed() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    shim.run();
+    shim.pause().expect("Pause");
+    assert_eq!(shim.status(""), Status::PAUSED);
+    shim.resume().expect("Resume");
+    assert_eq!(shim.status(""), Status::RUNNING);
+    shim.pause().expect("Pause");
+    if !support::differences::runc_differs("SIGKILL of a paused task") {
+        shim.kill("", libc::SIGKILL).expect("Kill");
+        assert_eq!(shim.wait("").expect("Wait"), 137);
+    } else {
+        shim.resume().expect("Resume");
+    }
+}
+
+#[test]
+fn many_execs_at_once_all_end() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    shim.run();
+    for number in 0..20 {
+        shim.exec_process(&format!("x{number}"), &shim.bundle.process(&["sh", "-c", &format!("exit {number}")]), &Stdio3::default()).expect("Exec");
+    }
+    for number in 0..20 {
+        shim.start(&format!("x{number}")).expect("Start");
+    }
+    for number in 0..20 {
+        assert_eq!(shim.wait(&format!("x{number}")).expect("Wait"), number);
+        shim.delete(&format!("x{number}")).expect("Delete");
+    }
+}

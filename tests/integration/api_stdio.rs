@@ -1,0 +1,198 @@
+//! Standard streams: fifos, files, loggers and terminals.
+
+use crate::needs_containers;
+use crate::support::fifo::{Sink, Source};
+use crate::support::shim::{Host, Stdio3};
+use crate::support::{SOON, eventually, leak};
+use std::os::unix::fs::PermissionsExt;
+
+fn sinks(host: &Host) -> (Sink, Sink) {
+    (Sink::new(host.folder().join("out")), Sink::new(host.folder().join("err")))
+}
+
+#[test]
+fn both_streams_arrive_apart_and_end_with_the_process() {
+    needs_containers!();
+    let host = Host::new();
+    let (out, err) = sinks(&host);
+    let shim = host.start(host.bundle("a", "echo one; echo two >&2"));
+    shim.run_with(&Stdio3 { stdout: out.uri(), stderr: err.uri(), ..Default::default() });
+    shim.wait("").expect("Wait");
+    shim.delete("").expect("Delete");
+    assert_eq!((out.finish().as_str(), err.finish().as_str()), ("one\n", "two\n"));
+}
+
+#[test]
+fn megabytes_arrive_complete() {
+    needs_containers!();
+    let host = Host::new();
+    let (out, _) = sinks(&host);
+    let shim = host.start(host.bundle("a", "head -c 20000000 /dev/zero | tr '\\0' x"));
+    shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
+    shim.wait("").expect("Wait");
+    shim.delete("").expect("Delete");
+    assert_eq!(out.finish().len(), 20_000_000);
+}
+
+#[test]
+fn standard_input_ends_with_close_io() {
+    needs_containers!();
+    let host = Host::new();
+    let (out, _) = sinks(&host);
+    let mut input = Source::new(host.folder().join("in"));
+    let shim = host.start(host.bundle("a", "cat; echo end"));
+    shim.run_with(&Stdio3 { stdin: input.uri(), stdout: out.uri(), stderr: out.uri(), ..Default::default() });
+    input.write("hello\n");
+    out.wait_for("hello\n");
+    // The client keeps nothing open: only CloseIO is left to decide.
+    drop(input);
+    shim.close_stdin("").expect("CloseIO");
+    shim.wait("").expect("Wait");
+    shim.delete("").expect("Delete");
+    assert_eq!(out.finish(), "hello\nend\n");
+}
+
+#[test]
+fn exec_has_streams_of_its_own() {
+    needs_containers!();
+    let host = Host::new();
+    let (out, err) = sinks(&host);
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    shim.run();
+    let stdio = Stdio3 { stdout: out.uri(), stderr: err.uri(), ..Default::default() };
+    shim.exec_process("x", &shim.bundle.process(&["sh", "-c", "echo one; echo two >&2"]), &stdio).expect("Exec");
+    shim.start("x").expect("Start");
+    shim.wait("x").expect("Wait");
+    shim.delete("x").expect("Delete");
+    assert_eq!((out.finish().as_str(), err.finish().as_str()), ("one\n", "two\n"));
+}
+
+#[test]
+fn exec_with_a_terminal_is_drained_before_its_exit_is_final() {
+    needs_containers!();
+    let host = Host::new();
+    let (out, _) = sinks(&host);
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    shim.run();
+    let mut process = shim.bundle.process(&["sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' x"]);
+    process["terminal"] = true.into();
+    shim.exec_process("x", &process, &Stdio3 { terminal: true, stdout: out.uri(), ..Default::default() }).expect("Exec");
+    shim.start("x").expect("Start");
+    shim.wait("x").expect("Wait");
+    shim.delete("x").expect("Delete");
+    assert_eq!(out.finish().len(), 3_000_000);
+}
+
+#[test]
+fn terminal_of_init_has_the_size_set_before_start() {
+    needs_containers!();
+    let host = Host::new();
+    let (out, _) = sinks(&host);
+    let mut bundle = host.bundle("a", "tty; stty size; test -t 0 -a -t 1 -a -t 2 && echo all");
+    bundle.set("/process/terminal", true.into());
+    let shim = host.start(bundle);
+    shim.create_with(&Stdio3 { terminal: true, stdout: out.uri(), ..Default::default() }).expect("Create");
+    shim.resize("", 91, 37).expect("ResizePty");
+    shim.start("").expect("Start");
+    shim.wait("").expect("Wait");
+    shim.delete("").expect("Delete");
+    assert_eq!(out.finish(), "/dev/pts/0\r\n37 91\r\nall\r\n");
+}
+
+#[test]
+fn terminal_takes_input_and_the_interrupt_character() {
+    needs_containers!();
+    let host = Host::new();
+    let (out, _) = sinks(&host);
+    let mut input = Source::new(host.folder().join("in"));
+    let mut bundle = host.bundle("a", "trap 'echo interrupted; exit 5' INT; echo ready; while :; do sleep 0.05; done");
+    bundle.set("/process/terminal", true.into());
+    let shim = host.start(bundle);
+    shim.run_with(&Stdio3 { terminal: true, stdin: input.uri(), stdout: out.uri(), ..Default::default() });
+    out.wait_for("ready");
+    input.write("\u{3}");
+    assert_eq!(shim.wait("").expect("Wait"), 5);
+    shim.delete("").expect("Delete");
+    assert!(out.finish().contains("interrupted"));
+}
+
+#[test]
+fn file_takes_both_streams_and_is_appended_to() {
+    needs_containers!();
+    let host = Host::new();
+    let file = host.folder().join("new/folder/log");
+    let uri = format!("file://{}", file.display());
+    for _ in 0..2 {
+        let shim = host.start(host.bundle("a", "echo one; sleep 0.1; echo two >&2"));
+        shim.run_with(&Stdio3 { stdout: uri.clone(), stderr: uri.clone(), ..Default::default() });
+        shim.wait("").expect("Wait");
+        shim.delete("").expect("Delete");
+    }
+    eventually("all is written", SOON, || (std::fs::read_to_string(&file).ok()? == "one\ntwo\none\ntwo\n").then_some(()));
+}
+
+#[test]
+fn logger_gets_streams_and_names_and_is_gone_at_the_end() {
+    needs_containers!();
+    let host = Host::new();
+    let (logger, result) = (host.folder().join("logger"), host.folder().join("result"));
+    // Descriptor 5 is the pipe whose closing says that the logger is ready.
+    let script = format!("#!/bin/sh\nexec >{}\necho $CONTAINER_ID $CONTAINER_NAMESPACE $*\nexec 5>&-\ncat <&3\ncat <&4\n", result.display());
+    std::fs::write(&logger, script).expect("write");
+    std::fs::set_permissions(&logger, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    let uri = format!("binary://{}?key=value", logger.display());
+    let shim = host.start(host.bundle("a", "echo one; echo two >&2"));
+    shim.run_with(&Stdio3 { stdout: uri.clone(), stderr: uri, ..Default::default() });
+    shim.wait("").expect("Wait");
+    shim.delete("").expect("Delete");
+    let expected = format!("a {} key value\none\ntwo\n", host.namespace);
+    eventually(&format!("the logger has everything, having {:?}", std::fs::read_to_string(&result)), std::time::Duration::from_secs(5), || (std::fs::read_to_string(&result).ok()? == expected).then_some(()));
+    eventually("the logger is gone", SOON, || leak::processes_naming(&logger.display().to_string()).is_empty().then_some(()));
+}
+
+#[test]
+fn reader_that_goes_away_does_not_kill_the_container() {
+    needs_containers!();
+    let host = Host::new();
+    let path = host.folder().join("out");
+    crate::support::fifo::make(&path);
+    let shim = host.start(host.bundle("a", "for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.1; done; exit 21"));
+    let reader = std::fs::OpenOptions::new().read(true).write(true).open(&path).expect("open");
+    shim.run_with(&Stdio3 { stdout: path.display().to_string(), stderr: path.display().to_string(), ..Default::default() });
+    drop(reader);
+    assert_eq!(shim.wait("").expect("Wait"), 21);
+}
+
+#[test]
+fn background_child_that_keeps_stdout_does_not_hold_up_delete() {
+    needs_containers!();
+    let host = Host::new();
+    let (out, _) = sinks(&host);
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    shim.run();
+    let stdio = Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() };
+    shim.exec_process("x", &shim.bundle.process(&["sh", "-c", "sleep 1000 & echo done"]), &stdio).expect("Exec");
+    shim.start("x").expect("Start");
+    let begin = std::time::Instant::now();
+    shim.wait("x").expect("Wait");
+    shim.delete("x").expect("Delete");
+    let limit = if crate::support::differences::runc_differs("time of the last drain") { 15 } else { 5 };
+    assert!(begin.elapsed().as_secs() < limit, "{:?}", begin.elapsed());
+    out.wait_for("done\n");
+}
+
+#[test]
+fn workload_that_is_not_root_reopens_its_own_stdout() {
+    needs_containers!();
+    let host = Host::new();
+    let (out, _) = sinks(&host);
+    let mut bundle = host.bundle("a", "echo again >/dev/stdout");
+    bundle.set("/process/user", serde_json::json!({"uid": 1000, "gid": 1000}));
+    let options = containerd_shim_protos::shim::oci::Options { io_uid: 1000, io_gid: 1000, ..Default::default() };
+    let options = crate::support::shim::any("containerd.runc.v1.Options", protobuf::Message::write_to_bytes(&options).expect("encode"));
+    let shim = host.start_with(bundle, Some(options));
+    shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
+    shim.wait("").expect("Wait");
+    shim.delete("").expect("Delete");
+    assert_eq!(out.finish(), "again\n");
+}

@@ -1,0 +1,137 @@
+//! What a process sees of itself, ours and runc's side by side: the same bundle is run by both and the texts compared.
+
+use crate::needs;
+use crate::needs_containers;
+use crate::support::bundle::Bundle;
+use crate::support::fifo::Sink;
+use crate::support::shim::{Host, Stdio3};
+use crate::support::subject::{Subject, ours};
+use serde_json::json;
+use std::process::Command;
+
+/// Output of the bundle's init under the shim that is tested.
+fn under_the_shim(change: &dyn Fn(&mut Bundle), script: &str) -> String {
+    let host = Host::new();
+    let out = Sink::new(host.folder().join("out"));
+    let mut bundle = host.bundle("a", script);
+    change(&mut bundle);
+    let shim = host.start(bundle);
+    shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
+    shim.wait("").expect("Wait");
+    shim.delete("").expect("Delete");
+    out.finish().replace(host.folder().to_str().expect("text"), "HOST").replace(&host.namespace, "NAMESPACE")
+}
+
+/// Output of the same bundle under runc itself, without any shim.
+fn under_runc(change: &dyn Fn(&mut Bundle), script: &str) -> String {
+    let host = Host::new();
+    let mut bundle = host.bundle("a", script);
+    change(&mut bundle);
+    bundle.write();
+    let overlay = &bundle.mounts[0];
+    let mounted = Command::new("mount").args(["-t", "overlay", "-o", &overlay.options.join(","), "overlay"]).arg(bundle.rootfs()).status();
+    assert!(mounted.expect("start mount").success());
+    let output = Command::new(crate::support::subject::programs().join("runc"))
+        .arg("--root").arg(host.folder().join("runc"))
+        .args(["run", "--bundle"]).arg(&bundle.folder).arg(crate::support::subject::unique("view"))
+        .output()
+        .expect("start runc");
+    let _ = Command::new("umount").arg(bundle.rootfs()).status();
+    let text = [output.stdout, output.stderr].concat();
+    String::from_utf8_lossy(&text).replace(host.folder().to_str().expect("text"), "HOST")
+}
+
+#[track_caller]
+fn assert_same_view(change: &dyn Fn(&mut Bundle), script: &str) {
+    let (tested, runc) = (under_the_shim(change, script), under_runc(change, script));
+    assert_eq!(tested, runc, "left: {:?}, right: runc", Subject::current());
+    assert!(!tested.is_empty());
+}
+
+/// The lines of mountinfo without numbers that differ from run to run: ids, device numbers, superblock paths.
+const MOUNTS: &str = r#"while read -r id parent dev root point options rest; do echo "$root $point $options ${rest}"; done </proc/self/mountinfo |
+    sed -e 's/lowerdir.*//' -e 's/\(master\|shared\|propagate_from\):[0-9]*/\1/g' -e 's/tmpfs tmpfs .*\(ro\|rw\)/tmpfs \1/' -e 's#/[^ ]*\(/NAMESPACE\|/mst-\)[^ ]*##' -e 's/^[^ ]* //' | sort"#;
+
+#[test]
+fn mounts_are_the_same() {
+    needs_containers!();
+    needs!(ours(), "the comparison is with runc");
+    assert_same_view(&|_| {}, MOUNTS);
+}
+
+#[test]
+fn status_fields_are_the_same() {
+    needs_containers!();
+    needs!(ours(), "the comparison is with runc");
+    let fields = "grep -E '^(Umask|Uid|Gid|Groups|NSpid|NSpgid|NSsid|Sig|Shd|Cap|NoNewPrivs|Seccomp|THP)' /proc/self/status";
+    assert_same_view(&|_| {}, &format!("exec {fields}"));
+    let user = |bundle: &mut Bundle| {
+        bundle.set("/process/user", json!({"uid": 1000, "gid": 1000, "additionalGids": [50, 7], "umask": 63}));
+        bundle.set("/process/capabilities/ambient", json!(["CAP_NET_RAW"]));
+        bundle.set("/process/capabilities/inheritable", json!(["CAP_NET_RAW"]));
+    };
+    assert_same_view(&user, &format!("exec {fields}"));
+}
+
+#[test]
+fn limits_environment_and_descriptors_are_the_same() {
+    needs_containers!();
+    needs!(ours(), "the comparison is with runc");
+    let script = "cat /proc/self/limits | grep -v 'processes\\|pending'; env | sort; ls /proc/self/fd; pwd; umask; hostname; cat /proc/self/oom_score_adj; cat /proc/self/comm; ls -l /proc/self/ns | wc -l";
+    assert_same_view(&|_| {}, script);
+    let set = |bundle: &mut Bundle| {
+        bundle.push("/process/rlimits", json!({"type": "RLIMIT_CORE", "soft": 0, "hard": 0}));
+        bundle.push("/process/env", json!("HOME=/elsewhere"));
+        bundle.push("/process/env", json!("TWICE=1"));
+        bundle.push("/process/env", json!("TWICE=2"));
+        bundle.set("/process/oomScoreAdj", json!(500));
+        bundle.set("/process/cwd", json!("/volume/new"));
+    };
+    assert_same_view(&set, script);
+}
+
+#[test]
+fn devices_are_the_same() {
+    needs_containers!();
+    needs!(ours(), "the comparison is with runc");
+    let devices = |bundle: &mut Bundle| {
+        let fuse = json!({"path": "/dev/my/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o640, "uid": 3, "gid": 4});
+        bundle.set("/linux/devices", json!([fuse]));
+    };
+    let script = "cd /dev; ls -ln . my | sed 's/ [A-Z][a-z][a-z] *[0-9]* *[0-9:]* / /' | grep -v total; readlink fd stdin stdout stderr core ptmx";
+    assert_same_view(&devices, script);
+}
+
+#[test]
+fn masked_and_read_only_paths_are_the_same() {
+    needs_containers!();
+    needs!(ours(), "the comparison is with runc");
+    let script = "cat /proc/kcore 2>&1 | head -c 10; ls /sys/firmware; echo x 2>&1 >/proc/sys/kernel/hostname; echo x 2>&1 >/proc/sysrq-trigger; cat /proc/timer_list";
+    assert_same_view(&|_| {}, script);
+}
+
+#[test]
+fn cgroups_are_the_same() {
+    needs_containers!();
+    needs!(ours(), "the comparison is with runc");
+    let set = |bundle: &mut Bundle| {
+        bundle.set("/linux/resources/pids", json!({"limit": 77}));
+        bundle.set("/linux/resources/cpu", json!({"shares": 512, "quota": 20000, "period": 50000}));
+        bundle.push("/mounts", json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro", "nosuid", "noexec", "nodev"]}));
+    };
+    let script = "cut -d: -f1,2 /proc/self/cgroup | sort; cd /sys/fs/cgroup; ls -d * | sort | head -40; cat */pids.max */cpu.shares */cpu.cfs_quota_us pids.max cpu.max cpu.weight 2>/dev/null; cat devices/devices.list 2>/dev/null | sort";
+    assert_same_view(&set, script);
+}
+
+#[test]
+fn tmpfs_of_shm_and_extra_mounts_are_the_same() {
+    needs_containers!();
+    needs!(ours(), "the comparison is with runc");
+    let volume = |bundle: &mut Bundle| {
+        let mount = |target: &str, options: serde_json::Value| json!({"destination": target, "type": "bind", "source": "/usr", "options": options});
+        bundle.push("/mounts", mount("/volume/a", json!(["rbind", "ro"])));
+        bundle.push("/mounts", mount("/volume/b", json!(["bind", "nosuid", "nodev", "noexec", "rslave"])));
+        bundle.push("/mounts", json!({"destination": "/volume/c", "type": "tmpfs", "source": "tmpfs", "options": ["size=1m", "mode=1777", "noatime"]}));
+    };
+    assert_same_view(&volume, &format!("{MOUNTS}; stat -c '%a %u %g' /volume /volume/a /volume/c"));
+}
