@@ -1,7 +1,9 @@
 //! The OCI runtime spec as values: parsing, refusals, mount options, capabilities, features. Imports no other layer.
 
 mod amend;
+pub mod capability;
 pub mod error;
+pub mod features;
 pub mod mount_options;
 pub mod spec;
 

@@ -51,7 +51,7 @@ impl Writer {
                 self.assembler.branch(Test::Equal, apart.start, yes, no)
             }
             _ => {
-                let (low, high) = ranges.split_at(middle(ranges));
+                let (low, high) = ranges.split_at(ranges.len() / 2);
                 let yes = self.search(high);
                 let no = self.search(low);
                 self.assembler.branch(Test::GreaterOrEqual, high[0].start, yes, no)
@@ -163,12 +163,6 @@ impl Writer {
         }
         self.assembler.load(word, test)
     }
-}
-
-/// Where to split: in the middle, but not through a number that stands apart.
-fn middle(ranges: &[Range]) -> usize {
-    let middle = ranges.len() / 2;
-    if ranges.len() > 4 && middle % 4 != 0 { (middle + 2) / 4 * 4 } else { middle }
 }
 
 /// The two rules ask whether the same argument equals a value, with the same verdict.
