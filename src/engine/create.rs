@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType as Kind, Spec};
 
-use super::cgroup::{Cgroup, Dir, Host, OomWatch};
+use super::cgroup::{Cgroup, DevicePolicy, Dir, Host, OomWatch};
 use super::child::{self, Born, Message};
 use super::container::{Container, ForExec, Gate, Process};
 use super::error::{Doing, Error};
@@ -74,9 +74,9 @@ fn attempt(request: CreateRequest, state: &mut State) -> Result<Created, Error> 
     let filter = filter.transpose().map_err(|e| Error::Spec(format!("linux.seccomp: {e}")))?;
     let given = given(&request.spec, &rootfs, filter)?;
     let (inputs, for_exec) = inputs(&request, linux, &cgroup, rootfs, given)?;
-    if let Some(resources) = linux.resources() {
-        cgroup.apply(resources)?;
-    }
+    // Without any resources the device rules that every container has still hold.
+    let resources = linux.resources().clone().unwrap_or_default();
+    cgroup.apply_early(&resources, DevicePolicy::Enforce)?;
     let plan = init::build(&request.spec, &inputs)?;
     let born = child::spawn(&plan)?;
     state.pid = Some(born.pid);
@@ -84,6 +84,8 @@ fn attempt(request: CreateRequest, state: &mut State) -> Result<Created, Error> 
     state.save(&request.bundle)?;
     let terminal = set_up(&request, &plan, &born, &for_exec, linux)
         .map_err(|e| explain_death(e, &cgroup))?;
+    // ORDER: memory limits after set-up: what set-up takes must not decide how small a container can be.
+    cgroup.apply_memory(&resources)?;
     state.created = true;
     state.save(&request.bundle)?;
     let warnings = warnings(&request.spec);
@@ -292,7 +294,7 @@ fn warnings(spec: &Spec) -> Vec<String> {
     match wanted.beyond(have).as_slice() {
         [] => Vec::new(),
         lacking => {
-            let names: Vec<_> = lacking.iter().map(|cap| crate::oci::capability::name(*cap)).collect();
+            let names: Vec<_> = lacking.iter().map(|cap| crate::oci::capability::name(*cap).unwrap_or("?")).collect();
             vec![format!("this host lacks capabilities that the container asks for: {names:?}")]
         }
     }

@@ -6,5 +6,6 @@ pub mod error;
 pub mod features;
 pub mod mount_options;
 pub mod spec;
+pub mod validate;
 
 pub use error::{Error, Result};

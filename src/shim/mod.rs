@@ -11,6 +11,8 @@ mod task;
 mod supervisor;
 mod stop;
 mod stats;
+mod stats_v1;
+mod stats_v2;
 mod service;
 mod reaper;
 mod process;

@@ -1,10 +1,13 @@
 //! A task: a container with its processes, as containerd sees it.
 
 use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
+
+use tokio::io::Interest;
 
 use super::error;
 use super::options::Options;
@@ -102,6 +105,14 @@ impl Task {
 
     pub fn is_paused(&self) -> bool {
         self.paused.load(Ordering::Acquire) && self.init.status() == Status::Running
+    }
+
+    /// What becomes ready on an out-of-memory kill, and how.
+    pub async fn oom_file(&self) -> Option<(OwnedFd, Interest)> {
+        let watch = self.oom.lock().await;
+        let watch = watch.as_ref()?;
+        let interest = if watch.is_priority() { Interest::PRIORITY } else { Interest::READABLE };
+        Some((watch.as_fd().try_clone_to_owned().ok()?, interest))
     }
 
     /// Publishes TaskOOM if the container's own limit was hit since this was last asked.

@@ -28,7 +28,7 @@ use super::{Error, Request, doing};
 use crate::sys::{pipe, process};
 
 /// How long a logger may take to say that it is ready.
-const READY: Duration = Duration::from_secs(10);
+const READY: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 /// From SIGTERM to SIGKILL. Delete waits for it, and containerd's clean-up gives up after 5 s.
 const TERM: Duration = Duration::from_secs(3);
 /// No descriptor of ours is below this while 0 to 5 are being filled.

@@ -18,6 +18,8 @@ mod target;
 mod terminal;
 mod uri;
 
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;

@@ -1,9 +1,8 @@
 //! Capability sets of the spec as the kernel's bit masks (capabilities(7)).
 
-use std::collections::HashSet;
+use oci_spec::runtime::LinuxCapabilities;
 
-use oci_spec::runtime::{Capability, LinuxCapabilities};
-
+use crate::oci::capability::bits;
 use crate::sys::cred::CapSets;
 
 /// What a process is to hold. No `capabilities` in the spec = all five sets empty, as the spec says and runc does.
@@ -18,13 +17,13 @@ impl Wanted {
     pub fn new(caps: Option<&LinuxCapabilities>) -> Self {
         let Some(caps) = caps else { return Self::default() };
         Self {
-            bounding: mask(caps.bounding().as_ref()),
+            bounding: bits(caps.bounding().as_ref()),
             sets: CapSets {
-                effective: mask(caps.effective().as_ref()),
-                permitted: mask(caps.permitted().as_ref()),
-                inheritable: mask(caps.inheritable().as_ref()),
+                effective: bits(caps.effective().as_ref()),
+                permitted: bits(caps.permitted().as_ref()),
+                inheritable: bits(caps.inheritable().as_ref()),
             },
-            ambient: mask(caps.ambient().as_ref()),
+            ambient: bits(caps.ambient().as_ref()),
         }
     }
 
@@ -33,10 +32,6 @@ impl Wanted {
         let asked = self.bounding | self.sets.effective | self.sets.permitted;
         (0..64u8).filter(|cap| asked & !have & 1 << cap != 0).collect()
     }
-}
-
-fn mask(caps: Option<&HashSet<Capability>>) -> u64 {
-    caps.into_iter().flatten().fold(0, |mask, cap| mask | 1 << crate::oci::capability::number(*cap))
 }
 
 pub const CAP_SYS_ADMIN: u64 = 1 << 21;
