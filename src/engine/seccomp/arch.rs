@@ -2,6 +2,9 @@
 
 use oci_spec::runtime::Arch as SpecArch;
 
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!("seccomp has no table of system calls for this architecture");
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arch {
     X86_64,
@@ -12,10 +15,7 @@ pub enum Arch {
 }
 
 impl Arch {
-    #[cfg(target_arch = "x86_64")]
-    pub const NATIVE: Self = Self::X86_64;
-    #[cfg(target_arch = "aarch64")]
-    pub const NATIVE: Self = Self::Aarch64;
+    pub const NATIVE: Self = if cfg!(target_arch = "aarch64") { Self::Aarch64 } else { Self::X86_64 };
 
     /// What the kernel puts into `seccomp_data.arch`. x32 calls itself x86_64 and marks its numbers instead.
     pub fn audit(self) -> u32 {

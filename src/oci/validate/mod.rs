@@ -16,7 +16,9 @@ use oci_spec::runtime::{Hook, Spec};
 
 use super::{Error, Result};
 
+pub use linux::check_resources;
 pub use process::check as check_process;
+pub use sysctl::path as sysctl_path;
 
 /// Refuses what cannot or must not be carried out.
 pub fn check(spec: &Spec) -> Result<()> {
@@ -97,9 +99,10 @@ fn hooks(spec: &Spec) -> Result<()> {
 fn check_hook(hook: &Hook, at: &str) -> Result<()> {
     absolute(&format!("{at}.path"), hook.path())?;
     match hook.timeout() {
-        Some(seconds) if seconds <= 0 => {
-            refuse(format!("{at}.timeout"), format!("{seconds} is no time; leave it out or give seconds above 0"))
-        }
+        Some(seconds) if seconds <= 0 => refuse(
+            format!("{at}.timeout"),
+            format!("{seconds} is no time; leave it out or give seconds above 0"),
+        ),
         _ => Ok(()),
     }
 }

@@ -1,7 +1,7 @@
 //! Refusals about namespaces and what needs one: host name, id mappings, clock offsets.
 
-use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespace, Spec};
 pub use oci_spec::runtime::LinuxNamespaceType as Kind;
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespace, Spec};
 
 use super::{Result, absolute, no_nul, refuse};
 
@@ -109,7 +109,10 @@ pub fn check_mappings(field: &str, table: &[LinuxIdMapping]) -> Result<()> {
             if first.checked_add(mapping.size()).is_none() {
                 return refuse(
                     format!("{field}.{name}"),
-                    format!("{first} and {} ids more do not exist; the last id is 4294967294", mapping.size()),
+                    format!(
+                        "{first} and {} ids more do not exist; the last id is 4294967294",
+                        mapping.size()
+                    ),
                 );
             }
         }
@@ -145,7 +148,10 @@ fn clocks(linux: &Linux, namespaces: &Namespaces<'_>) -> Result<()> {
             return refuse(format!("{field}.{clock}"), "is no clock; use `monotonic` or `boottime`");
         }
         if offset.nanosecs().unwrap_or(0) > 999_999_999 {
-            return refuse(format!("{field}.{clock}.nanosecs"), "is a second or more; carry it over to `secs`");
+            return refuse(
+                format!("{field}.{clock}.nanosecs"),
+                "is a second or more; carry it over to `secs`",
+            );
         }
     }
     Ok(())

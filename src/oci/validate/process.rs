@@ -67,7 +67,10 @@ fn rlimits(limits: &[PosixRlimit], at: &str) -> Result<()> {
         }
         if limit.soft() > limit.hard() {
             let (soft, hard) = (limit.soft(), limit.hard());
-            return refuse(format!("{field}.soft"), format!("{soft} is above the hard limit {hard} of {kind}"));
+            return refuse(
+                format!("{field}.soft"),
+                format!("{soft} is above the hard limit {hard} of {kind}"),
+            );
         }
     }
     Ok(())
@@ -84,8 +87,11 @@ fn check_scheduler(scheduler: &Scheduler, at: &str) -> Result<()> {
     if scheduler.priority().unwrap_or(0) != 0 && !realtime {
         return refuse(format!("{at}.priority"), "is for SCHED_FIFO and SCHED_RR alone; remove it");
     }
-    let times =
-        [("runtime", scheduler.runtime()), ("deadline", scheduler.deadline()), ("period", scheduler.period())];
+    let times = [
+        ("runtime", scheduler.runtime()),
+        ("deadline", scheduler.deadline()),
+        ("period", scheduler.period()),
+    ];
     for (name, time) in times {
         if time.unwrap_or(0) != 0 && policy != Policy::SchedDeadline {
             return refuse(format!("{at}.{name}"), "is for SCHED_DEADLINE alone; remove it");
@@ -102,7 +108,7 @@ fn check_io_priority(priority: &LinuxIOPriority, at: &str) -> Result<()> {
 }
 
 /// Ids that do not exist in the user namespace: the kernel would only say EINVAL.
-pub fn check_mapped(process: &Process, linux: &Linux, namespaces: &Namespaces) -> Result<()> {
+pub fn check_mapped(process: &Process, linux: &Linux, namespaces: &Namespaces<'_>) -> Result<()> {
     if !namespaces.is_new(Kind::User) {
         return Ok(());
     }

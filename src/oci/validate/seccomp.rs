@@ -16,7 +16,10 @@ pub fn check(linux: &Linux) -> Result<()> {
     for (index, group) in groups.iter().enumerate() {
         let field = format!("{at}.syscalls[{index}]");
         if group.names().is_empty() || group.names().iter().any(String::is_empty) {
-            return refuse(format!("{field}.names"), "must name at least one system call, and none by nothing");
+            return refuse(
+                format!("{field}.names"),
+                "must name at least one system call, and none by nothing",
+            );
         }
         errno(&format!("{field}.errnoRet"), group.action(), group.errno_ret())?;
         // COMPAT: the descriptor of the listener is handed over by a write.
@@ -28,7 +31,9 @@ pub fn check(linux: &Linux) -> Result<()> {
     let listener = profile.listener_path().as_deref().filter(|path| !path.as_os_str().is_empty());
     match listener {
         Some(path) => absolute(&format!("{at}.listenerPath"), path),
-        None if notifies => refuse(format!("{at}.listenerPath"), "is missing; SCMP_ACT_NOTIFY needs an agent"),
+        None if notifies => {
+            refuse(format!("{at}.listenerPath"), "is missing; SCMP_ACT_NOTIFY needs an agent")
+        }
         None if profile.listener_metadata().as_deref().is_some_and(|text| !text.is_empty()) => {
             refuse(format!("{at}.listenerMetadata"), "is for an agent; give listenerPath or remove it")
         }

@@ -20,18 +20,25 @@ pub fn check(linux: &Linux, namespaces: &Namespaces<'_>) -> Result<()> {
 }
 
 /// The name with dots between its parts. Written with `/` first, dots belong to a part (`net/ipv4/conf/eth0.1`).
-pub fn with_dots(name: &str) -> String {
+fn with_dots(name: &str) -> String {
     match name.find(['.', '/']) {
-        Some(at) if name[at..].starts_with('/') => {
-            let swap = |c| match c {
-                '.' => '/',
-                '/' => '.',
-                other => other,
-            };
-            name.chars().map(swap).collect()
-        }
+        Some(at) if name[at..].starts_with('/') => swapped(name),
         _ => name.into(),
     }
+}
+
+/// The file of a checked setting, relative to `/proc/sys`.
+pub fn path(name: &str) -> String {
+    swapped(&with_dots(name))
+}
+
+fn swapped(name: &str) -> String {
+    let swap = |c| match c {
+        '.' => '/',
+        '/' => '.',
+        other => other,
+    };
+    name.chars().map(swap).collect()
 }
 
 const IPC: &[&str] = &[
@@ -61,6 +68,8 @@ fn check_one(field: &str, name: &str, namespaces: &Namespaces<'_>) -> Result<()>
     };
     match namespaces.has(needed) {
         true => Ok(()),
-        false => refuse(field, format!("would change the host's {needed} namespace; give the container its own")),
+        false => {
+            refuse(field, format!("would change the host's {needed} namespace; give the container its own"))
+        }
     }
 }
