@@ -55,12 +55,13 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Filter, Error> {
 }
 
 fn program(profile: &LinuxSeccomp, native: Arch) -> Result<Box<[libc::sock_filter]>, Error> {
+    let rules = rules::Profile::read(profile)?;
     let mut sections: Vec<Section> = Vec::new();
     let family = native.family(profile.architectures().as_deref().unwrap_or_default());
     for arch in &family {
-        let mut ranges = rules::ranges(profile, *arch)?;
+        let mut ranges = rules::ranges(&rules, *arch);
         if *arch == Arch::X86_64 && !family.contains(&Arch::X32) {
-            ranges.extend(without_x32(profile));
+            ranges.extend(without_x32(rules.default()));
         }
         // x32 is x86_64 to the kernel and follows it in the number space.
         match sections.iter_mut().find(|section| section.audit == arch.audit()) {
@@ -76,8 +77,7 @@ fn program(profile: &LinuxSeccomp, native: Arch) -> Result<Box<[libc::sock_filte
 }
 
 /// COMPAT: x32's numbers are a wrong architecture where the profile does not name it; a tracer's -1 is not one.
-fn without_x32(profile: &LinuxSeccomp) -> [Range; 2] {
-    let default = rules::verdict(profile.default_action(), profile.default_errno_ret());
+fn without_x32(default: rules::Verdict) -> [Range; 2] {
     let range = |start, verdict| Range { start, outcome: Outcome::always(verdict), wide: true };
     [range(Arch::X32.number_mark(), libc::SECCOMP_RET_KILL_THREAD), range(u32::MAX, default)]
 }

@@ -6,10 +6,13 @@
 
 use std::collections::BTreeMap;
 
-use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompOperator};
+use oci_spec::runtime::{
+    LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall,
+};
 
+use super::Error;
 use super::arch::Arch;
-use super::{Error, table};
+use super::table::{self, Call};
 
 /// `SECCOMP_RET_*` with its data.
 pub type Verdict = u32;
@@ -67,10 +70,47 @@ pub fn verdict(action: Action, errno: Option<u32>) -> Verdict {
 
 const ENOSYS: Verdict = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 
+/// A group of the profile with what does not depend on the architecture worked out.
+struct Group {
+    /// The calls that exist somewhere. COMPAT: other names are ignored, they may be of a newer kernel.
+    calls: Vec<Call>,
+    action: Verdict,
+    alternatives: Vec<Vec<Condition>>,
+}
+
+/// A profile, read once for all architectures.
+pub struct Profile {
+    default: Verdict,
+    answers_enosys: bool,
+    groups: Vec<Group>,
+}
+
+impl Profile {
+    pub fn read(profile: &LinuxSeccomp) -> Result<Self, Error> {
+        let groups = profile.syscalls().as_deref().unwrap_or_default().iter().enumerate();
+        let group = |(at, group): (usize, &LinuxSyscall)| {
+            Ok(Group {
+                calls: group.names().iter().filter_map(|name| table::find(name)).collect(),
+                action: verdict(group.action(), group.errno_ret()),
+                alternatives: alternatives(at, group.args().as_deref().unwrap_or_default())?,
+            })
+        };
+        Ok(Self {
+            default: verdict(profile.default_action(), profile.default_errno_ret()),
+            answers_enosys: answers_enosys(profile.default_action()),
+            groups: groups.map(group).collect::<Result<_, _>>()?,
+        })
+    }
+
+    pub fn default(&self) -> Verdict {
+        self.default
+    }
+}
+
 /// What `arch` answers for each number, one architecture's share of the number space.
-pub fn ranges(profile: &LinuxSeccomp, arch: Arch) -> Result<Vec<Range>, Error> {
-    let default = verdict(profile.default_action(), profile.default_errno_ret());
-    let (calls, newest) = calls(profile, arch, default)?;
+pub fn ranges(profile: &Profile, arch: Arch) -> Vec<Range> {
+    let default = profile.default;
+    let (calls, newest) = calls(profile, arch);
     let wide = arch.has_64_bit_arguments();
     let mut ranges: Vec<Range> = Vec::new();
     let mut push = |start: u32, outcome: Outcome| match ranges.last_mut() {
@@ -83,10 +123,11 @@ pub fn ranges(profile: &LinuxSeccomp, arch: Arch) -> Result<Vec<Range>, Error> {
         push(number, outcome);
         push(number + 1, Outcome::always(default));
     }
-    if let Some(newest) = newest.filter(|_| answers_enosys(profile.default_action())) {
+    if let Some(newest) = newest.filter(|_| profile.answers_enosys) {
         push(newest + 1, Outcome::always(ENOSYS));
     }
-    Ok(merged(ranges))
+    ranges.dedup_by(|later, earlier| later.outcome == earlier.outcome);
+    ranges
 }
 
 /// COMPAT: a permissive default lets new system calls through, a tracer answers for itself.
@@ -94,39 +135,30 @@ fn answers_enosys(default: Action) -> bool {
     !matches!(default, Action::ScmpActAllow | Action::ScmpActLog | Action::ScmpActTrace)
 }
 
-fn merged(mut ranges: Vec<Range>) -> Vec<Range> {
-    ranges.dedup_by(|later, earlier| later.outcome == earlier.outcome);
-    ranges
-}
-
 type Calls = BTreeMap<u32, Outcome>;
 
 /// The calls that the profile treats apart, and the newest number that it names at all.
-fn calls(profile: &LinuxSeccomp, arch: Arch, default: Verdict) -> Result<(Calls, Option<u32>), Error> {
+fn calls(profile: &Profile, arch: Arch) -> (Calls, Option<u32>) {
     let mut calls = Calls::new();
-    let mut decided = std::collections::BTreeSet::new();
     let mut newest = None;
-    let groups = profile.syscalls().as_deref().unwrap_or_default();
-    for (at, group) in groups.iter().enumerate() {
-        let action = verdict(group.action(), group.errno_ret());
-        let alternatives = alternatives(at, group.args().as_deref().unwrap_or_default())?;
-        for name in group.names() {
-            let direct = table::number(arch, name);
+    for group in &profile.groups {
+        for call in &group.calls {
+            let direct = call.number(arch);
             newest = newest.max(direct);
-            if action == default {
+            if group.action == profile.default {
                 continue;
             }
-            let function = multiplexed(arch, name);
+            let function = multiplexed(arch, *call);
             for (number, function) in direct.map(|n| (n, None)).into_iter().chain(function) {
-                if decided.contains(&number) {
+                let outcome = calls.entry(number).or_insert_with(|| Outcome::always(profile.default));
+                // Without rules of its own an outcome other than the default was decided by an earlier group.
+                if outcome.rules.is_empty() && outcome.otherwise != profile.default {
                     continue;
                 }
-                let rules = alternatives.iter().map(|conditions| rule(conditions, function, action));
-                let outcome = calls.entry(number).or_insert_with(|| Outcome::always(default));
-                for rule in rules {
+                for conditions in &group.alternatives {
+                    let rule = rule(conditions, function, group.action);
                     if rule.conditions.is_empty() {
-                        decided.insert(number);
-                        *outcome = Outcome::always(action);
+                        *outcome = Outcome::always(group.action);
                         break;
                     }
                     outcome.rules.push(rule);
@@ -134,13 +166,16 @@ fn calls(profile: &LinuxSeccomp, arch: Arch, default: Verdict) -> Result<(Calls,
             }
         }
     }
-    Ok((calls, newest))
+    (calls, newest)
 }
 
-/// The number of `socketcall` or `ipc` and the function's own number, where `name` can be reached through them.
-fn multiplexed(arch: Arch, name: &str) -> Option<(u32, Option<u32>)> {
-    let (call, function) = table::multiplexed(name).filter(|_| arch == Arch::X86)?;
-    Some((table::number(arch, call)?, Some(function)))
+/// The number of `socketcall` or `ipc` and the function's own number, where `call` can be reached through them.
+fn multiplexed(arch: Arch, call: Call) -> Option<(u32, Option<u32>)> {
+    if arch != Arch::X86 {
+        return None;
+    }
+    let (multiplexer, function) = table::multiplexed(call.name())?;
+    Some((table::find(multiplexer)?.number(arch)?, Some(function)))
 }
 
 /// COMPAT: behind `socketcall` the first argument is the function, so a condition about it gives way.

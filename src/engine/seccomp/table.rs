@@ -9,32 +9,42 @@ use super::arch::Arch;
 
 const LINES: &str = include_str!("syscalls.txt");
 
-/// The number of `name` on `arch`, as the filter sees it.
-pub fn number(arch: Arch, name: &str) -> Option<u32> {
-    let column = match arch {
-        Arch::X86_64 => 0,
-        Arch::X86 => 1,
-        Arch::X32 => 2,
-        Arch::Aarch64 => 3,
-        Arch::Arm => 4,
-    };
-    let number: u32 = line(name)?.split(' ').nth(1 + column)?.parse().ok()?;
-    Some(number | arch.number_mark())
+/// One system call: its name and its numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call(&'static str);
+
+impl Call {
+    pub fn name(self) -> &'static str {
+        self.0.split(' ').next().unwrap_or_default()
+    }
+
+    /// The number on `arch`, as the filter sees it.
+    pub fn number(self, arch: Arch) -> Option<u32> {
+        let column = match arch {
+            Arch::X86_64 => 1,
+            Arch::X86 => 2,
+            Arch::X32 => 3,
+            Arch::Aarch64 => 4,
+            Arch::Arm => 5,
+        };
+        let number: u32 = self.0.split(' ').nth(column)?.parse().ok()?;
+        Some(number | arch.number_mark())
+    }
 }
 
 /// Binary search over lines: look at the line around the middle byte.
-fn line(name: &str) -> Option<&'static str> {
-    let mut rest = LINES;
-    while !rest.is_empty() {
-        let middle = rest.len() / 2;
-        let start = rest[..middle].rfind('\n').map_or(0, |at| at + 1);
-        let end = rest[middle..].find('\n').map_or(rest.len(), |at| middle + at + 1);
-        let here = rest[start..end].trim_end();
-        let found = here.split(' ').next()?;
-        match found.cmp(name) {
+pub fn find(name: &str) -> Option<Call> {
+    let lines = LINES.as_bytes();
+    let (mut low, mut high) = (0, lines.len());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let start = lines[low..middle].iter().rposition(|byte| *byte == b'\n').map_or(low, |at| low + at + 1);
+        let end = lines[middle..high].iter().position(|byte| *byte == b'\n').map_or(high, |at| middle + at);
+        let here = Call(&LINES[start..end]);
+        match here.name().cmp(name) {
             std::cmp::Ordering::Equal => return Some(here),
-            std::cmp::Ordering::Less => rest = &rest[end..],
-            std::cmp::Ordering::Greater => rest = &rest[..start],
+            std::cmp::Ordering::Less => low = end + 1,
+            std::cmp::Ordering::Greater => high = start,
         }
     }
     None
@@ -85,6 +95,11 @@ pub fn multiplexed(name: &str) -> Option<(&'static str, u32)> {
 }
 
 #[cfg(test)]
+pub fn number(arch: Arch, name: &str) -> Option<u32> {
+    find(name)?.number(arch)
+}
+
+#[cfg(test)]
 pub fn names() -> impl Iterator<Item = &'static str> {
     LINES.lines().filter_map(|line| line.split(' ').next())
 }
@@ -106,11 +121,11 @@ mod tests {
     #[test]
     fn every_name_is_found() {
         for name in names() {
-            assert_eq!(line(name).and_then(|line| line.split(' ').next()), Some(name));
+            assert_eq!(find(name).map(Call::name), Some(name));
         }
-        assert_eq!(line(""), None);
-        assert_eq!(line("zzz"), None);
-        assert_eq!(line("read 0"), None);
+        assert_eq!(find(""), None);
+        assert_eq!(find("zzz"), None);
+        assert_eq!(find("read 0"), None);
     }
 
     #[test]

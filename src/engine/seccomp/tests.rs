@@ -21,7 +21,7 @@ impl Data {
             4 => self.audit,
             _ => {
                 let argument = self.args[(offset as usize - 16) / 8];
-                if offset % 8 == 0 { argument as u32 } else { (argument >> 32) as u32 }
+                if offset.is_multiple_of(8) { argument as u32 } else { (argument >> 32) as u32 }
             }
         }
     }
