@@ -137,7 +137,7 @@ fn logger_gets_streams_and_names_and_is_gone_at_the_end() {
     let host = Host::new();
     let (logger, result) = (host.folder().join("logger"), host.folder().join("result"));
     // Descriptor 5 is the pipe whose closing says that the logger is ready.
-    let script = format!("#!/bin/sh\nexec >{}\necho $CONTAINER_ID $CONTAINER_NAMESPACE $*\nexec 5>&-\ncat <&3\ncat <&4\n", result.display());
+    let script = format!("#!/bin/sh\ntrap '' TERM\nexec >{}\necho $CONTAINER_ID $CONTAINER_NAMESPACE $*\nexec 5>&-\ncat <&3\ncat <&4\n", result.display());
     std::fs::write(&logger, script).expect("write");
     std::fs::set_permissions(&logger, std::fs::Permissions::from_mode(0o755)).expect("chmod");
     let uri = format!("binary://{}?key=value", logger.display());
