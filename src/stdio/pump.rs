@@ -159,6 +159,10 @@ impl Pump {
                     if n >= BUSY {
                         state.grow(source, sink);
                     }
+                    // Cheaper than a splice that fails; the end of the stream comes as an event of its own.
+                    if pipe::readable_bytes(source) == Ok(0) {
+                        return Step::Empty;
+                    }
                 }
                 Err(e) if e.is(libc::EINTR) => {}
                 Err(e) if e.is(libc::EAGAIN) => match pipe::readable_bytes(source) {
@@ -184,8 +188,14 @@ impl Pump {
         let mut turn = 0;
         while turn < COPY_TURN {
             let pending = std::mem::take(&mut state.pending);
-            if !self.push(state, &pending) {
-                return if state.gone { Step::End } else { Step::Full };
+            if !self.push(state, &pending) || state.gone {
+                match self.sink.fd() {
+                    _ if state.gone => return Step::End,
+                    Some(sink) if state.grow(self.source.fd().get_ref().as_fd(), sink.get_ref().as_fd()) => {
+                        continue;
+                    }
+                    _ => return Step::Full,
+                }
             }
             if state.ended {
                 return Step::End;
@@ -195,9 +205,8 @@ impl Pump {
                 Ok(n) => {
                     turn += n;
                     self.moved.fetch_add(n as u64, Ordering::Relaxed);
-                    if !self.push(state, &buffer[..n]) {
-                        return if state.gone { Step::End } else { Step::Full };
-                    }
+                    // What the sink refuses is pending, and the next round's business.
+                    self.push(state, &buffer[..n]);
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Step::Empty,

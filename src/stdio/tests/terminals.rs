@@ -88,6 +88,7 @@ async fn output_survives_the_hang_up_by_the_leaders_exit() {
     let client = Client::new();
     let (io, slave) = terminal(&client).await;
     let reader = client.reader("stdout").await.unwrap();
+    let read = spawn_blocking(move || std::io::read_to_string(reader).unwrap());
     let slave = || Stdio::from(slave.try_clone().unwrap());
     let mut child = Command::new("setsid")
         .args(["--ctty", "--wait", "sh", "-c", "stty -opost; (sleep 30 & ); seq 20000"])
@@ -100,7 +101,7 @@ async fn output_survives_the_hang_up_by_the_leaders_exit() {
     tokio::time::sleep(SECOND / 20).await;
     io.drained(5 * SECOND).await;
     io.close(SECOND).await;
-    let got = spawn_blocking(move || std::io::read_to_string(reader).unwrap()).await.unwrap();
+    let got = read.await.unwrap();
     let expected: String = (1..=20000).map(|i| format!("{i}\n")).collect();
     assert_eq!(got.len(), expected.len());
     assert!(got == expected);
