@@ -24,7 +24,7 @@ counted() {
     shift
     step "$name"
     # One line per passed test is noise; a binary that dies without its result line is a failure of its own.
-    "$@" >"$results/$name.log" 2>&1 || { failed=$((failed + 1)); echo "$name: failed"; }
+    timeout -k 10 "${TEST_TIMEOUT:-1200}" "$@" >"$results/$name.log" 2>&1 || { failed=$((failed + 1)); echo "$name: failed"; }
     grep -v -E '^(test .* \.\.\. ok|running [0-9]+ tests?|SKIP .*|)$' "$results/$name.log" || :
 }
 
@@ -37,12 +37,9 @@ executable() {
     ! grep -E '^error' -A 20 "$results/build.log" >&2
 }
 
-# isolated COMMAND...: in mount and pid namespaces of its own, with an empty /run: whatever is left there is a leak,
+# isolated: a prefix that runs its command in mount and pid namespaces of its own, with an empty /run: whatever is left there is a leak,
 # and nothing outlives the run.
-isolated() {
-    unshare --mount --pid --fork --kill-child --mount-proc --propagation private \
-        bash "$project/hack/isolated.sh" "$@"
-}
+isolated=(unshare --mount --pid --fork --kill-child --mount-proc --propagation private bash "$project/hack/isolated.sh")
 
 step build
 unit=$(executable lib)
@@ -52,7 +49,7 @@ SHIM_BINARY=$(ls -d "$(dirname "$(dirname "$integration")")/containerd-shim-mysh
 export SHIM_BINARY
 [ -x "$SHIM_BINARY" ] || die "the build gave no shim"
 
-counted unit isolated "$unit"
+TEST_TIMEOUT=300 counted unit "${isolated[@]}" "$unit"
 counted layers "$layers"
 
 versions=${CONTAINERD_UNDER_TEST:-all}
@@ -67,7 +64,7 @@ for version in $versions; do
     fi
     [ $status -eq 0 ] || die "cannot get containerd $version"
     export CONTAINERD_UNDER_TEST=$version
-    counted "containerd-$version" isolated "$integration" "$@"
+    counted "containerd-$version" "${isolated[@]}" "$integration" "$@"
 done
 
 if [ "${GUEST:-yes}" = no ]; then
