@@ -6,6 +6,7 @@
 //!     `------------------ exit ----------^           killed before its start
 //! ```
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
@@ -55,6 +56,8 @@ pub struct Process {
     io: Mutex<Option<Arc<Io>>>,
     /// The terminal size asked for before there was a terminal.
     size: Mutex<Option<(u16, u16)>>,
+    /// CloseIO came, perhaps before there was a stream to close.
+    stdin_closed: AtomicBool,
     status: Mutex<Status>,
     running: Mutex<Option<engine::Process>>,
     ended: watch::Sender<Option<Exit>>,
@@ -72,6 +75,7 @@ impl Process {
             order: tokio::sync::Mutex::new(()),
             io: Mutex::new(None),
             size: Mutex::new(None),
+            stdin_closed: AtomicBool::new(false),
             status: Mutex::new(Status::Created),
             running: Mutex::new(None),
             ended: watch::channel(None).0,
@@ -128,14 +132,26 @@ impl Process {
         self.kernel().map_or(0, |process| process.pid as u32)
     }
 
-    /// Takes the streams over; a size asked for earlier is set now.
+    /// Takes the streams over; what was asked of them earlier is done now.
     pub fn set_io(&self, io: Io) {
+        if self.stdin_closed.load(Ordering::Acquire) {
+            io.close_stdin();
+        }
         if let Some((width, height)) = *lock(&self.size)
             && let Err(e) = io.resize(width, height)
         {
             log::warn!("setting the terminal's size: {e}");
         }
         *lock(&self.io) = Some(Arc::new(io));
+    }
+
+    /// CloseIO: no more input than what is on its way.
+    pub fn close_stdin(&self) {
+        // ORDER: noted first: whoever sets the streams meanwhile sees it.
+        self.stdin_closed.store(true, Ordering::Release);
+        if let Some(io) = self.io() {
+            io.close_stdin();
+        }
     }
 
     /// Sets the terminal's size, or keeps it until there is a terminal.

@@ -207,8 +207,8 @@ impl TaskService for Service {
 
     async fn close_io(&self, _: &TtrpcContext, r: CloseIORequest) -> Answer<Empty> {
         let (_, process) = self.process(&r.id, &r.exec_id)?;
-        if let (true, Some(io)) = (r.stdin, process.io()) {
-            io.close_stdin();
+        if r.stdin {
+            process.close_stdin();
         }
         Ok(Empty::new())
     }

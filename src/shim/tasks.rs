@@ -145,16 +145,17 @@ impl Tasks {
         let spec = exec.spec.lock().unwrap_or_else(|e| e.into_inner()).clone();
         let spec = spec.ok_or_else(|| error::internal("the exec's process is lost"))?;
         let (ends, io) = stdio::open(&process.streams).await.map_err(error::invalid_argument)?;
+        process.set_io(io);
         let request = ExecRequest { process: spec, stdio: [ends.stdin, ends.stdout, ends.stderr] };
         let container = task.container.clone();
         let executed = match blocking(move || container.exec(request)).await? {
             Ok(executed) => executed,
             Err(e) => {
-                io.close(Duration::ZERO).await;
+                close(&process, Duration::ZERO).await;
                 return Err(if matches!(e, engine::Error::Gone(_)) { not_running() } else { refuse(e) });
             }
         };
-        self.adopt(&process, executed, io)?;
+        self.adopt(&process, executed)?;
         *exec.spec.lock().unwrap_or_else(|e| e.into_inner()) = None;
         let mut event = TaskExecStarted::new();
         event.container_id = task.id.clone();
@@ -165,12 +166,11 @@ impl Tasks {
         Ok(Reply::Pid(process.pid()))
     }
 
-    fn adopt(&self, process: &Process, executed: engine::Executed, io: stdio::Io) -> ttrpc::Result<()> {
-        if let Some(master) = executed.terminal {
+    fn adopt(&self, process: &Process, executed: engine::Executed) -> ttrpc::Result<()> {
+        if let (Some(master), Some(io)) = (executed.terminal, process.io()) {
             io.attach_terminal(master).map_err(error::internal)?;
         }
         process.attach(executed.process);
-        process.set_io(io);
         process.set_running();
         Ok(())
     }
@@ -246,9 +246,9 @@ impl Tasks {
         }
         let exit = task.init.ended().await;
         for exec in task.exec_processes() {
-            close(&exec).await;
+            close(&exec, CLOSE_GRACE).await;
         }
-        close(&task.init).await;
+        close(&task.init, CLOSE_GRACE).await;
         let container = task.container.clone();
         let (cleared, hooks) = blocking(move || container.delete()).await?;
         hooks.iter().for_each(|e| log::warn!("container {}: {e}", task.id));
@@ -269,15 +269,15 @@ impl Tasks {
         if process.status() == Status::Running {
             return Err(error::failed_precondition(format!("process {} is running: kill it first", process.exec_id)));
         }
-        close(&process).await;
+        close(&process, CLOSE_GRACE).await;
         task.remove_exec(&process.exec_id);
         Ok(Reply::Deleted { pid: process.pid(), exit: process.exit() })
     }
 }
 
-async fn close(process: &Process) {
+async fn close(process: &Process, grace: Duration) {
     if let Some(io) = process.take_io() {
-        io.close(CLOSE_GRACE).await;
+        io.close(grace).await;
     }
 }
 
