@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::{ChildEnds, Io, Request, open};
+use super::{Io, Request, open};
 use crate::sys::fs::{CWD, mknodat};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -121,4 +121,28 @@ async fn eventually(done: impl Fn() -> bool) -> bool {
 
 fn text(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// How often the runtime's thread slept and was woken while nothing happened for a while.
+async fn wake_ups_when_idle() -> u64 {
+    let switches = || {
+        let status = text(Path::new("/proc/thread-self/status"));
+        let line =
+            status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:")).unwrap().to_string();
+        line.trim().parse::<u64>().unwrap()
+    };
+    // What is still in flight is not idleness.
+    tokio::time::sleep(SECOND / 10).await;
+    let before = switches();
+    let cpu = cpu_of_this_thread();
+    tokio::time::sleep(SECOND / 2).await;
+    // A loop that never sleeps would have no switches either.
+    assert!(cpu_of_this_thread() - cpu < SECOND / 50);
+    // The two sleeps themselves end by a wake-up each, at the most two when the timer rounds.
+    (switches() - before).saturating_sub(2)
+}
+
+fn cpu_of_this_thread() -> Duration {
+    let stat = text(Path::new("/proc/thread-self/schedstat"));
+    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
 }

@@ -221,7 +221,22 @@ async fn throughput_and_cpu_of_one_gibibyte() {
     }
 }
 
-fn cpu_of_this_thread() -> Duration {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
+#[tokio::test]
+async fn idle_streams_wake_nobody() {
+    let client = Client::new();
+    let req = Request {
+        stdin: client.uri("stdin"),
+        stdout: client.uri("stdout"),
+        stderr: client.uri("stderr"),
+        ..request()
+    };
+    let (ends, io) = open(&req).await.unwrap();
+    let (mut out, mut err) = (file(ends.stdout), file(ends.stderr));
+    out.write_all(b"some").unwrap();
+    // One that nobody reads, and that is full.
+    let full = spawn_blocking(move || err.write_all(&[0; 4_000_000]).is_err());
+    assert_eq!(wake_ups_when_idle().await, 0);
+    io.drained(SECOND / 100).await;
+    io.close(SECOND).await;
+    assert!(full.await.unwrap());
 }

@@ -163,3 +163,18 @@ async fn a_terminal_without_an_address_is_read_all_the_same() {
     spawn_blocking(move || File::from(slave).write_all(&[b'x'; 300_000]).unwrap()).await.unwrap();
     io.drained(SECOND).await;
 }
+
+#[tokio::test]
+async fn an_idle_terminal_wakes_nobody_not_even_after_a_hang_up() {
+    let client = Client::new();
+    let (_io, slave) = terminal(&client).await;
+    let stdio = || Stdio::from(slave.try_clone().unwrap());
+    let mut child = Command::new("setsid")
+        .args(["--ctty", "--wait", "echo", "bye"])
+        .stdin(stdio())
+        .stdout(stdio())
+        .spawn();
+    let ended = spawn_blocking(move || child.as_mut().unwrap().wait().unwrap().success());
+    assert!(ended.await.unwrap());
+    assert_eq!(super::wake_ups_when_idle().await, 0);
+}
