@@ -45,7 +45,7 @@ step build
 unit=$(executable lib)
 layers=$(executable layers)
 integration=$(executable integration)
-SHIM_BINARY=$(ls -d "$(dirname "$(dirname "$integration")")/containerd-shim-myshim-v1")
+SHIM_BINARY=$(realpath "$(dirname "$(dirname "$integration")")/containerd-shim-myshim-v1")
 export SHIM_BINARY
 [ -x "$SHIM_BINARY" ] || die "the build gave no shim"
 

@@ -1,3 +1,5 @@
+//! Parsing specs: what is accepted, what is warned about, what is refused and how.
+
 use std::fs;
 use std::path::PathBuf;
 

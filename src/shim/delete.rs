@@ -1,6 +1,6 @@
 //! The `delete` command: cleans up after a shim that is gone, from the bundle alone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -10,7 +10,7 @@ use protobuf::Message;
 use super::args::Args;
 use super::process::Exit;
 use crate::engine::state::State;
-use crate::{engine, oci};
+use crate::{engine, oci, sys};
 
 /// What a container is said to have ended with when nobody saw its end: SIGKILL.
 const KILLED: u32 = 128 + libc::SIGKILL as u32;
@@ -34,10 +34,22 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
     }
     // Also what no state file tells of: a rootfs that somebody mounted.
     engine::rootfs::unmount(&bundle.join("rootfs"))?;
+    remove_stale_socket(&bundle);
     response.exit_status = exit.status;
     response.exited_at = Some(exit.timestamp()).into();
     response.write_to_writer(&mut std::io::stdout())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A killed shim leaves its socket. One that still answers belongs to a living shim of the same group.
+fn remove_stale_socket(bundle: &Path) {
+    let Ok(address) = std::fs::read_to_string(bundle.join("address")) else { return };
+    let path = address.trim().strip_prefix("unix://").unwrap_or_default();
+    let refused = sys::socket::connect_unix(path.as_bytes()).is_err_and(|e| e.is(libc::ECONNREFUSED));
+    if refused {
+        // Somebody else may have been quicker: gone is what is wanted.
+        let _ = std::fs::remove_file(path);
+    }
 }
 
 fn bundle(args: &Args) -> std::io::Result<PathBuf> {
@@ -49,7 +61,7 @@ fn bundle(args: &Args) -> std::io::Result<PathBuf> {
 
 /// poststop hooks of a container that was created in full (nerdctl's network depends on them). Their failures are
 /// for the log, which is stderr here.
-fn poststop(state: &State, bundle: &std::path::Path) {
+fn poststop(state: &State, bundle: &Path) {
     let Ok((spec, _)) = oci::spec::load(bundle) else { return };
     if !state.created || spec.hooks().is_none() {
         return;

@@ -1,3 +1,5 @@
+//! Every refusal, by the sentence it gives.
+
 use serde_json::{Value, json};
 
 use super::*;
