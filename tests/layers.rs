@@ -14,7 +14,18 @@ const LAYERS: [(&str, &[&str]); 5] = [
 
 /// Crates that belong to one layer's subject; a layer further down must not know them.
 const FOREIGN: [(&str, &[&str]); 4] = [
-    ("sys", &["tokio", "ttrpc", "containerd_shim", "containerd_shim_protos", "oci_spec", "protobuf", "serde_json"]),
+    (
+        "sys",
+        &[
+            "tokio",
+            "ttrpc",
+            "containerd_shim",
+            "containerd_shim_protos",
+            "oci_spec",
+            "protobuf",
+            "serde_json",
+        ],
+    ),
     ("oci", &["tokio", "ttrpc", "containerd_shim", "containerd_shim_protos", "protobuf", "nix"]),
     ("engine", &["tokio", "ttrpc", "containerd_shim", "containerd_shim_protos", "protobuf"]),
     ("stdio", &["ttrpc", "containerd_shim", "containerd_shim_protos", "oci_spec", "protobuf"]),
@@ -40,7 +51,10 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 /// Lines that are code: comments may name whom they like.
 fn code(path: &Path) -> Vec<(usize, String)> {
     let text = fs::read_to_string(path).expect("read a source file");
-    let lines = text.lines().enumerate().map(|(number, line)| (number + 1, line.split("//").next().unwrap_or("").to_owned()));
+    let lines = text
+        .lines()
+        .enumerate()
+        .map(|(number, line)| (number + 1, line.split("//").next().unwrap_or("").to_owned()));
     lines.filter(|(_, line)| !line.trim().is_empty()).collect()
 }
 
@@ -48,7 +62,8 @@ fn names(line: &str, path: &str) -> bool {
     line.match_indices(path).any(|(at, _)| {
         let before = line[..at].chars().next_back();
         let after = line[at + path.len()..].chars().next();
-        let is_word = |letter: Option<char>| letter.is_some_and(|letter| letter.is_alphanumeric() || letter == '_');
+        let is_word =
+            |letter: Option<char>| letter.is_some_and(|letter| letter.is_alphanumeric() || letter == '_');
         !is_word(before) && !is_word(after)
     })
 }
@@ -59,7 +74,8 @@ fn own_modules(lines: &[(usize, String)]) -> Vec<(usize, &'static str)> {
     for (layer, _) in LAYERS {
         for (number, line) in lines {
             let grouped = line.trim_start().starts_with("use crate::{") && names(line, layer);
-            if grouped || names(line, &format!("crate::{layer}")) || names(line, &format!("myshim::{layer}")) {
+            if grouped || names(line, &format!("crate::{layer}")) || names(line, &format!("myshim::{layer}"))
+            {
                 found.push((*number, layer));
             }
         }
@@ -89,7 +105,8 @@ fn no_layer_names_a_crate_of_another_subject() {
         for path in files(&source().join(layer)) {
             for (number, line) in code(&path) {
                 for name in foreign.iter().filter(|name| names(&line, &format!("{name}::"))) {
-                    offences.push(format!("{}:{number}: {layer} may not use the crate {name}", path.display()));
+                    offences
+                        .push(format!("{}:{number}: {layer} may not use the crate {name}", path.display()));
                 }
             }
         }

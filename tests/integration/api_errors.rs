@@ -39,7 +39,13 @@ fn unknown_exec_is_not_found() {
     let host = Host::new();
     let shim = host.start(host.bundle("a", "sleep 1000"));
     shim.run();
-    for failure in [shim.state("x").err(), shim.start("x").err(), shim.kill("x", 9).err(), shim.delete("x").err(), shim.wait("x").err()] {
+    for failure in [
+        shim.state("x").err(),
+        shim.start("x").err(),
+        shim.kill("x", 9).err(),
+        shim.delete("x").err(),
+        shim.wait("x").err(),
+    ] {
         assert_eq!(failure.expect("a failure").code, Code::NOT_FOUND);
     }
 }
@@ -62,7 +68,11 @@ fn kill_of_a_stopped_process_is_not_found() {
     shim.run();
     shim.wait("").expect("Wait");
     let failure = shim.kill("", 9).expect_err("it is dead");
-    assert_eq!((failure.code, failure.message.contains("process already finished")), (Code::NOT_FOUND, true), "{failure:?}");
+    assert_eq!(
+        (failure.code, failure.message.contains("process already finished")),
+        (Code::NOT_FOUND, true),
+        "{failure:?}"
+    );
 }
 
 #[test]
@@ -98,8 +108,12 @@ fn unknown_method_is_refused_and_the_connection_lives() {
     needs_containers!();
     let host = Host::new();
     let shim = host.start(host.bundle("a", "sleep 1000"));
-    let failure = shim.call::<api::Empty>("NoSuchMethod", &api::Empty::default()).expect_err("no such method");
-    assert!([Code::UNIMPLEMENTED, Code::INVALID_ARGUMENT, Code::NOT_FOUND].contains(&failure.code), "{failure:?}");
+    let failure =
+        shim.call::<api::Empty>("NoSuchMethod", &api::Empty::default()).expect_err("no such method");
+    assert!(
+        [Code::UNIMPLEMENTED, Code::INVALID_ARGUMENT, Code::NOT_FOUND].contains(&failure.code),
+        "{failure:?}"
+    );
     shim.run();
 }
 
@@ -109,7 +123,12 @@ fn garbage_on_the_socket_harms_nobody() {
     let host = Host::new();
     let shim = host.start(host.bundle("a", "sleep 1000"));
     shim.run();
-    for garbage in [&b"GET / HTTP/1.0\r\n\r\n"[..], &[0xff; 64], &[0, 0, 0, 4, 0, 0, 0, 1, 1, 0, 0xff, 0xff, 0xff, 0xff], &[0; 3]] {
+    for garbage in [
+        &b"GET / HTTP/1.0\r\n\r\n"[..],
+        &[0xff; 64],
+        &[0, 0, 0, 4, 0, 0, 0, 1, 1, 0, 0xff, 0xff, 0xff, 0xff],
+        &[0; 3],
+    ] {
         let client = shim.client();
         std::io::Write::write_all(&mut client.raw(), garbage).expect("write");
         drop(client);
@@ -131,7 +150,11 @@ fn assert_create_fails(change: impl FnOnce(&mut crate::support::bundle::Bundle),
     let failure = shim.create().expect_err("Create must fail");
     for word in words {
         // runc begins some sentences with a capital letter.
-        assert!(failure.message.to_lowercase().contains(&word.to_lowercase()), "{word:?} is not in {:?}", failure.message);
+        assert!(
+            failure.message.to_lowercase().contains(&word.to_lowercase()),
+            "{word:?} is not in {:?}",
+            failure.message
+        );
     }
     assert_eq!(shim.state("").expect_err("no such task").code, Code::NOT_FOUND);
     shim.assert_nothing_left();
@@ -141,6 +164,7 @@ fn assert_create_fails(change: impl FnOnce(&mut crate::support::bundle::Bundle),
     assert_eq!(shim.wait("").expect("Wait"), 5, "the same id, mended");
     shim.delete("").expect("Delete");
     shim.assert_nothing_left();
+    host.events.wait_for("delete");
     let events = host.events.names();
     assert_eq!(events.iter().filter(|name| *name == "exit").count(), 1, "{events:?}");
 }
@@ -148,58 +172,68 @@ fn assert_create_fails(change: impl FnOnce(&mut crate::support::bundle::Bundle),
 #[test]
 fn create_fails_when_the_program_is_not_in_path() {
     needs_containers!();
-    assert_create_fails(|b| drop(b.set("/process/args", json!(["nonesuch"]))), &[r#"exec: "nonesuch": executable file not found in $PATH"#]);
+    assert_create_fails(
+        |b| b.set("/process/args", json!(["nonesuch"])),
+        &[r#"exec: "nonesuch": executable file not found in $PATH"#],
+    );
 }
 
 #[test]
 fn create_fails_when_the_program_does_not_exist() {
     needs_containers!();
-    assert_create_fails(|b| drop(b.set("/process/args", json!(["/nonesuch"]))), &[r#"exec: "/nonesuch": stat /nonesuch: no such file or directory"#]);
+    assert_create_fails(
+        |b| b.set("/process/args", json!(["/nonesuch"])),
+        &[r#"exec: "/nonesuch": stat /nonesuch: no such file or directory"#],
+    );
 }
 
 #[test]
 fn create_fails_when_the_program_is_not_executable() {
     needs_containers!();
-    assert_create_fails(|b| drop(b.set("/process/args", json!(["/bin/plain"]))), &[r#"exec: "/bin/plain": permission denied"#]);
+    assert_create_fails(
+        |b| b.set("/process/args", json!(["/bin/plain"])),
+        &[r#"exec: "/bin/plain": permission denied"#],
+    );
 }
 
 #[test]
 fn create_fails_when_a_mount_source_is_missing_and_names_it() {
     needs_containers!();
-    let mount = json!({"destination": "/volume", "type": "bind", "source": "/no/such/source", "options": ["rbind"]});
-    assert_create_fails(|b| drop(b.push("/mounts", mount)), &["/no/such/source", "/volume"]);
+    let mount =
+        json!({"destination": "/volume", "type": "bind", "source": "/no/such/source", "options": ["rbind"]});
+    assert_create_fails(|b| b.push("/mounts", mount), &["/no/such/source", "/volume"]);
 }
 
 #[test]
 fn create_fails_when_a_namespace_path_is_wrong_and_names_it() {
     needs_containers!();
     let wrong = json!({"type": "network", "path": "/no/such/namespace"});
-    assert_create_fails(|b| drop(b.set("/linux/namespaces/4", wrong)), &["/no/such/namespace"]);
+    assert_create_fails(|b| b.set("/linux/namespaces/4", wrong), &["/no/such/namespace"]);
 }
 
 #[test]
 fn create_fails_when_a_sysctl_does_not_exist_and_names_it() {
     needs_containers!();
-    assert_create_fails(|b| drop(b.set("/linux/sysctl", json!({"net.no.such": "1"}))), &["net"]);
+    assert_create_fails(|b| b.set("/linux/sysctl", json!({"net.no.such": "1"})), &["net"]);
 }
 
 #[test]
 fn create_fails_when_a_create_runtime_hook_fails() {
     needs_containers!();
     let hooks = json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", "echo hook says no >&2; exit 3"]}]});
-    assert_create_fails(|b| drop(b.set("/hooks", hooks)), &["hook"]);
+    assert_create_fails(|b| b.set("/hooks", hooks), &["hook"]);
 }
 
 #[test]
 fn create_fails_without_args_and_names_them() {
     needs_containers!();
-    assert_create_fails(|b| drop(b.set("/process/args", json!([]))), &["args"]);
+    assert_create_fails(|b| b.set("/process/args", json!([])), &["args"]);
 }
 
 #[test]
 fn create_fails_when_cwd_is_relative_and_names_it() {
     needs_containers!();
-    assert_create_fails(|b| drop(b.set("/process/cwd", json!("tmp"))), &["cwd"]);
+    assert_create_fails(|b| b.set("/process/cwd", json!("tmp")), &["cwd"]);
 }
 
 #[test]
@@ -251,9 +285,12 @@ fn exec_with_a_malformed_process_is_refused() {
     let shim = host.start(host.bundle("a", "sleep 1000"));
     shim.run();
     let broken = Value::String("not a process".into());
-    let refused = shim.exec_process("x", &broken, &Stdio3::default()).and_then(|()| shim.start("x").map(drop));
+    let refused =
+        shim.exec_process("x", &broken, &Stdio3::default()).and_then(|()| shim.start("x").map(drop));
     assert!(refused.is_err());
-    shim.exec("x", "exit 4").or_else(|_| shim.delete("x").and_then(|_| shim.exec("x", "exit 4"))).expect("the id stays usable");
+    shim.exec("x", "exit 4")
+        .or_else(|_| shim.delete("x").and_then(|_| shim.exec("x", "exit 4")))
+        .expect("the id stays usable");
     shim.start("x").expect("Start");
     assert_eq!(shim.wait("x").expect("Wait"), 4);
 }

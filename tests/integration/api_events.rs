@@ -26,8 +26,23 @@ fn events_of_a_whole_life_are_in_order_and_once_each() {
     assert_eq!((exec_exit.pid, exec_exit.exit_status), (exec_pid, 3));
     // Not every shim tells of an exec's deletion, and no client asks.
     let names: Vec<_> = host.events.names().into_iter().filter(|name| name != "delete/x").collect();
-    assert_eq!(names, ["create", "start", "exec-added/x", "exec-started/x", "exit/x", "paused", "resumed", "exit", "delete"]);
-    assert!(host.events.seen().iter().all(|event| event.namespace == host.namespace && event.container == "a"));
+    assert_eq!(
+        names,
+        [
+            "create",
+            "start",
+            "exec-added/x",
+            "exec-started/x",
+            "exit/x",
+            "paused",
+            "resumed",
+            "exit",
+            "delete"
+        ]
+    );
+    assert!(
+        host.events.seen().iter().all(|event| event.namespace == host.namespace && event.container == "a")
+    );
 }
 
 #[test]

@@ -36,7 +36,8 @@ fn created_task_answers_stats_and_update() {
 
 fn limit(cgroup: &str) -> String {
     let file = if cgroup_v2() { "memory.max" } else { "memory.limit_in_bytes" };
-    let found = leak::cgroups(cgroup).iter().find_map(|folder| std::fs::read_to_string(folder.join(file)).ok());
+    let found =
+        leak::cgroups(cgroup).iter().find_map(|folder| std::fs::read_to_string(folder.join(file)).ok());
     found.expect("a memory cgroup").trim().to_owned()
 }
 
@@ -158,7 +159,11 @@ fn pids_name_the_exec_of_a_process() {
     let named: Vec<_> = processes.iter().filter(|process| process.info.is_some()).collect();
     assert_eq!(named.iter().map(|process| process.pid).collect::<Vec<_>>(), [exec]);
     assert!(processes.iter().any(|process| process.pid == init));
-    assert!(named[0].info.type_url.ends_with("containerd.runc.v1.ProcessDetails"), "{}", named[0].info.type_url);
+    assert!(
+        named[0].info.type_url.ends_with("containerd.runc.v1.ProcessDetails"),
+        "{}",
+        named[0].info.type_url
+    );
     assert_eq!(ProcessDetails::parse_from_bytes(&named[0].info.value).expect("details").exec_id, "x");
 }
 
@@ -171,7 +176,9 @@ fn kill_all_reaches_every_process() {
     bundle.config["linux"]["namespaces"].as_array_mut().expect("array").remove(0);
     let shim = host.start(bundle);
     shim.run();
-    let pids = support::eventually("three processes", SOON, || Some(leak::processes_in(shim.bundle.cgroup())).filter(|pids| pids.len() == 3));
+    let pids = support::eventually("three processes", SOON, || {
+        Some(leak::processes_in(shim.bundle.cgroup())).filter(|pids| pids.len() == 3)
+    });
     shim.kill_all(libc::SIGKILL).expect("Kill");
     shim.wait("").expect("Wait");
     support::eventually("all are dead", SOON, || pids.iter().all(|pid| !leak::alive(*pid)).then_some(()));
@@ -185,7 +192,9 @@ fn rest_of_the_cgroup_dies_with_init_in_the_hosts_pid_namespace() {
     bundle.config["linux"]["namespaces"].as_array_mut().expect("array").remove(0);
     let shim = host.start(bundle);
     shim.run();
-    let pids = support::eventually("processes", SOON, || Some(leak::processes_in(shim.bundle.cgroup())).filter(|pids| pids.len() >= 3));
+    let pids = support::eventually("processes", SOON, || {
+        Some(leak::processes_in(shim.bundle.cgroup())).filter(|pids| pids.len() >= 3)
+    });
     shim.wait("").expect("Wait");
     support::eventually("all are dead", SOON, || pids.iter().all(|pid| !leak::alive(*pid)).then_some(()));
     shim.delete("").expect("Delete");
@@ -230,7 +239,12 @@ fn many_execs_at_once_all_end() {
     let shim = host.start(host.bundle("a", "sleep 1000"));
     shim.run();
     for number in 0..20 {
-        shim.exec_process(&format!("x{number}"), &shim.bundle.process(&["sh", "-c", &format!("exit {number}")]), &Stdio3::default()).expect("Exec");
+        shim.exec_process(
+            &format!("x{number}"),
+            &shim.bundle.process(&["sh", "-c", &format!("exit {number}")]),
+            &Stdio3::default(),
+        )
+        .expect("Exec");
     }
     for number in 0..20 {
         shim.start(&format!("x{number}")).expect("Start");

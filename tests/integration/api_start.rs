@@ -1,11 +1,11 @@
 //! The command line: start, grouping, options in all their encodings, idle shims, and delete after a crash.
 
+use crate::needs;
 use crate::needs_containers;
 use crate::support::shim::{Host, Shim, Stdio3, any, read_reply};
 use crate::support::subject::ours;
 use crate::support::wire::Client;
 use crate::support::{self, SOON, leak};
-use crate::needs;
 use containerd_shim_protos::api::{self, Status};
 use protobuf::Message;
 use serde_json::json;
@@ -31,7 +31,11 @@ fn start_prints_the_address_and_nothing_else() {
     assert!(socket.as_os_str().len() <= 107);
     let shim: api::ConnectResponse = Client::connect(&socket)
         .expect("connect")
-        .call(&format!("containerd.task.v{version}.Task"), "Connect", &api::ConnectRequest { id: "a".into(), ..Default::default() })
+        .call(
+            &format!("containerd.task.v{version}.Task"),
+            "Connect",
+            &api::ConnectRequest { id: "a".into(), ..Default::default() },
+        )
         .expect("Connect");
     support::shim::signal(shim.shim_pid as i32, libc::SIGKILL);
     host.invoke(&bundle, "delete", b"");
@@ -43,9 +47,18 @@ fn shim_has_its_own_process_group_and_does_not_keep_the_callers_files() {
     let host = Host::new();
     let shim = host.start(host.bundle("a", "true"));
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", shim.pid)).expect("stat");
-    let group: i32 = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(2)).expect("a group").parse().expect("a number");
+    let group: i32 = stat
+        .rsplit(')')
+        .next()
+        .and_then(|rest| rest.split_whitespace().nth(2))
+        .expect("a group")
+        .parse()
+        .expect("a number");
     let own = std::fs::read_to_string("/proc/self/stat").expect("stat");
-    assert_ne!(Some(group.to_string().as_str()), own.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(2)));
+    assert_ne!(
+        Some(group.to_string().as_str()),
+        own.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(2))
+    );
 }
 
 #[test]
@@ -53,7 +66,13 @@ fn oom_score_is_one_above_the_starters() {
     needs_containers!();
     let host = Host::new();
     let shim = host.start(host.bundle("a", "true"));
-    let score = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("score").trim().parse::<i32>().expect("a number");
+    let score = |pid: &str| {
+        std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj"))
+            .expect("score")
+            .trim()
+            .parse::<i32>()
+            .expect("a number")
+    };
     assert_eq!(score(&shim.pid.to_string()), (score("self") + 1).min(1000));
 }
 
@@ -66,13 +85,21 @@ fn both_names_of_the_task_service_answer() {
     shim.run();
     for version in [2, 3] {
         let request = api::StateRequest { id: shim.id(), ..Default::default() };
-        let state: api::StateResponse = shim.client().call(&format!("containerd.task.v{version}.Task"), "State", &request).expect("State");
+        let state: api::StateResponse = shim
+            .client()
+            .call(&format!("containerd.task.v{version}.Task"), "State", &request)
+            .expect("State");
         assert_eq!(state.status.enum_value(), Ok(Status::RUNNING));
     }
 }
 
 /// What `start` says for one more container of a group whose shim runs.
-fn join<'h>(host: &'h Host, first: &Shim<'_>, mut bundle: support::bundle::Bundle, group: &serde_json::Value) -> support::bundle::Bundle {
+fn join(
+    host: &Host,
+    first: &Shim<'_>,
+    mut bundle: support::bundle::Bundle,
+    group: &serde_json::Value,
+) -> support::bundle::Bundle {
     bundle.set("/annotations", group.clone());
     bundle.write();
     let output = host.invoke(&bundle, "start", b"");
@@ -84,7 +111,9 @@ fn join<'h>(host: &'h Host, first: &Shim<'_>, mut bundle: support::bundle::Bundl
 #[test]
 fn containers_of_a_group_share_one_shim() {
     needs_containers!();
-    for group in [json!({"io.containerd.runc.v2.group": "pod"}), json!({"io.kubernetes.cri.sandbox-id": "pod"})] {
+    for group in
+        [json!({"io.containerd.runc.v2.group": "pod"}), json!({"io.kubernetes.cri.sandbox-id": "pod"})]
+    {
         let host = Host::new();
         let mut bundle = host.bundle("a", "sleep 1000");
         bundle.set("/annotations", group.clone());
@@ -92,14 +121,35 @@ fn containers_of_a_group_share_one_shim() {
         shim.run();
         let second = join(&host, &shim, host.bundle("b", "exit 8"), &group);
         let mut client = shim.client();
-        let create = api::CreateTaskRequest { id: "b".into(), bundle: second.folder.display().to_string(), rootfs: second.mounts.clone(), ..Default::default() };
+        let create = api::CreateTaskRequest {
+            id: "b".into(),
+            bundle: second.folder.display().to_string(),
+            rootfs: second.mounts.clone(),
+            ..Default::default()
+        };
         client.call::<api::CreateTaskResponse>(shim.service(), "Create", &create).expect("Create");
-        client.call::<api::StartResponse>(shim.service(), "Start", &api::StartRequest { id: "b".into(), ..Default::default() }).expect("Start");
-        let wait: api::WaitResponse = client.call(shim.service(), "Wait", &api::WaitRequest { id: "b".into(), ..Default::default() }).expect("Wait");
+        client
+            .call::<api::StartResponse>(
+                shim.service(),
+                "Start",
+                &api::StartRequest { id: "b".into(), ..Default::default() },
+            )
+            .expect("Start");
+        let wait: api::WaitResponse = client
+            .call(shim.service(), "Wait", &api::WaitRequest { id: "b".into(), ..Default::default() })
+            .expect("Wait");
         assert_eq!(wait.exit_status, 8);
-        client.call::<api::DeleteResponse>(shim.service(), "Delete", &api::DeleteRequest { id: "b".into(), ..Default::default() }).expect("Delete");
+        client
+            .call::<api::DeleteResponse>(
+                shim.service(),
+                "Delete",
+                &api::DeleteRequest { id: "b".into(), ..Default::default() },
+            )
+            .expect("Delete");
         // Ignored while the first container is there.
-        client.send(shim.service(), "Shutdown", &api::ShutdownRequest { id: "b".into(), ..Default::default() }).expect("send");
+        client
+            .send(shim.service(), "Shutdown", &api::ShutdownRequest { id: "b".into(), ..Default::default() })
+            .expect("send");
         let _: api::Empty = client.receive("Shutdown").expect("Shutdown");
         assert_eq!(shim.status(""), Status::RUNNING);
     }
@@ -178,11 +228,18 @@ fn idle_shim_ends_by_itself() {
 #[test]
 fn options_arrive_in_every_encoding() {
     needs_containers!();
-    let runc = containerd_shim_protos::shim::oci::Options { io_uid: 1000, no_new_keyring: true, ..Default::default() };
+    let runc = containerd_shim_protos::shim::oci::Options {
+        io_uid: 1000,
+        no_new_keyring: true,
+        ..Default::default()
+    };
     let runc = any("containerd.runc.v1.Options", runc.write_to_bytes().expect("encode"));
     let mut choices = vec![None, Some(runc)];
     if ours() {
-        choices.push(Some(any("runtimeoptions.v1.Options", toml_options("NoNewKeyring = true\nIoUid = 1000\n"))));
+        choices.push(Some(any(
+            "runtimeoptions.v1.Options",
+            toml_options("NoNewKeyring = true\nIoUid = 1000\n"),
+        )));
     }
     for options in choices {
         let host = Host::new();
@@ -250,7 +307,9 @@ fn abandoned_calls_do_not_undo_the_operation() {
     drop(client);
     support::eventually("the task is created", SOON, || shim.state("").ok());
     let mut client = shim.client();
-    client.send(shim.service(), "Start", &api::StartRequest { id: shim.id(), ..Default::default() }).expect("send");
+    client
+        .send(shim.service(), "Start", &api::StartRequest { id: shim.id(), ..Default::default() })
+        .expect("send");
     drop(client);
     support::eventually("the task runs", SOON, || (shim.status("") == Status::RUNNING).then_some(()));
 }

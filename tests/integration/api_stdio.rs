@@ -60,7 +60,8 @@ fn exec_has_streams_of_its_own() {
     let shim = host.start(host.bundle("a", "sleep 1000"));
     shim.run();
     let stdio = Stdio3 { stdout: out.uri(), stderr: err.uri(), ..Default::default() };
-    shim.exec_process("x", &shim.bundle.process(&["sh", "-c", "echo one; echo two >&2"]), &stdio).expect("Exec");
+    shim.exec_process("x", &shim.bundle.process(&["sh", "-c", "echo one; echo two >&2"]), &stdio)
+        .expect("Exec");
     shim.start("x").expect("Start");
     shim.wait("x").expect("Wait");
     shim.delete("x").expect("Delete");
@@ -76,7 +77,8 @@ fn exec_with_a_terminal_is_drained_before_its_exit_is_final() {
     shim.run();
     let mut process = shim.bundle.process(&["sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' x"]);
     process["terminal"] = true.into();
-    shim.exec_process("x", &process, &Stdio3 { terminal: true, stdout: out.uri(), ..Default::default() }).expect("Exec");
+    shim.exec_process("x", &process, &Stdio3 { terminal: true, stdout: out.uri(), ..Default::default() })
+        .expect("Exec");
     shim.start("x").expect("Start");
     shim.wait("x").expect("Wait");
     shim.delete("x").expect("Delete");
@@ -105,7 +107,8 @@ fn terminal_takes_input_and_the_interrupt_character() {
     let host = Host::new();
     let (out, _) = sinks(&host);
     let mut input = Source::new(host.folder().join("in"));
-    let mut bundle = host.bundle("a", "trap 'echo interrupted; exit 5' INT; echo ready; while :; do sleep 0.05; done");
+    let mut bundle =
+        host.bundle("a", "trap 'echo interrupted; exit 5' INT; echo ready; while :; do sleep 0.05; done");
     bundle.set("/process/terminal", true.into());
     let shim = host.start(bundle);
     shim.run_with(&Stdio3 { terminal: true, stdin: input.uri(), stdout: out.uri(), ..Default::default() });
@@ -128,7 +131,9 @@ fn file_takes_both_streams_and_is_appended_to() {
         shim.wait("").expect("Wait");
         shim.delete("").expect("Delete");
     }
-    eventually("all is written", SOON, || (std::fs::read_to_string(&file).ok()? == "one\ntwo\none\ntwo\n").then_some(()));
+    eventually("all is written", SOON, || {
+        (std::fs::read_to_string(&file).ok()? == "one\ntwo\none\ntwo\n").then_some(())
+    });
 }
 
 #[test]
@@ -137,7 +142,10 @@ fn logger_gets_streams_and_names_and_is_gone_at_the_end() {
     let host = Host::new();
     let (logger, result) = (host.folder().join("logger"), host.folder().join("result"));
     // Descriptor 5 is the pipe whose closing says that the logger is ready.
-    let script = format!("#!/bin/sh\ntrap '' TERM\nexec >{}\necho $CONTAINER_ID $CONTAINER_NAMESPACE $*\nexec 5>&-\ncat <&3\ncat <&4\n", result.display());
+    let script = format!(
+        "#!/bin/sh\ntrap '' TERM\nexec >{}\necho $CONTAINER_ID $CONTAINER_NAMESPACE $*\nexec 5>&-\ncat <&3\ncat <&4\n",
+        result.display()
+    );
     std::fs::write(&logger, script).expect("write");
     std::fs::set_permissions(&logger, std::fs::Permissions::from_mode(0o755)).expect("chmod");
     let uri = format!("binary://{}?key=value", logger.display());
@@ -146,8 +154,14 @@ fn logger_gets_streams_and_names_and_is_gone_at_the_end() {
     shim.wait("").expect("Wait");
     shim.delete("").expect("Delete");
     let expected = format!("a {} key value\none\ntwo\n", host.namespace);
-    eventually(&format!("the logger has everything, having {:?}", std::fs::read_to_string(&result)), std::time::Duration::from_secs(5), || (std::fs::read_to_string(&result).ok()? == expected).then_some(()));
-    eventually("the logger is gone", SOON, || leak::processes_naming(&logger.display().to_string()).is_empty().then_some(()));
+    eventually(
+        &format!("the logger has everything, having {:?}", std::fs::read_to_string(&result)),
+        std::time::Duration::from_secs(5),
+        || (std::fs::read_to_string(&result).ok()? == expected).then_some(()),
+    );
+    eventually("the logger is gone", SOON, || {
+        leak::processes_naming(&logger.display().to_string()).is_empty().then_some(())
+    });
 }
 
 #[test]
@@ -158,7 +172,11 @@ fn reader_that_goes_away_does_not_kill_the_container() {
     crate::support::fifo::make(&path);
     let shim = host.start(host.bundle("a", "for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.1; done; exit 21"));
     let reader = std::fs::OpenOptions::new().read(true).write(true).open(&path).expect("open");
-    shim.run_with(&Stdio3 { stdout: path.display().to_string(), stderr: path.display().to_string(), ..Default::default() });
+    shim.run_with(&Stdio3 {
+        stdout: path.display().to_string(),
+        stderr: path.display().to_string(),
+        ..Default::default()
+    });
     drop(reader);
     assert_eq!(shim.wait("").expect("Wait"), 21);
 }
@@ -171,7 +189,8 @@ fn background_child_that_keeps_stdout_does_not_hold_up_delete() {
     let shim = host.start(host.bundle("a", "sleep 1000"));
     shim.run();
     let stdio = Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() };
-    shim.exec_process("x", &shim.bundle.process(&["sh", "-c", "sleep 1000 & echo done"]), &stdio).expect("Exec");
+    shim.exec_process("x", &shim.bundle.process(&["sh", "-c", "sleep 1000 & echo done"]), &stdio)
+        .expect("Exec");
     shim.start("x").expect("Start");
     let begin = std::time::Instant::now();
     shim.wait("x").expect("Wait");
@@ -188,8 +207,12 @@ fn workload_that_is_not_root_reopens_its_own_stdout() {
     let (out, _) = sinks(&host);
     let mut bundle = host.bundle("a", "echo again >/dev/stdout");
     bundle.set("/process/user", serde_json::json!({"uid": 1000, "gid": 1000}));
-    let options = containerd_shim_protos::shim::oci::Options { io_uid: 1000, io_gid: 1000, ..Default::default() };
-    let options = crate::support::shim::any("containerd.runc.v1.Options", protobuf::Message::write_to_bytes(&options).expect("encode"));
+    let options =
+        containerd_shim_protos::shim::oci::Options { io_uid: 1000, io_gid: 1000, ..Default::default() };
+    let options = crate::support::shim::any(
+        "containerd.runc.v1.Options",
+        protobuf::Message::write_to_bytes(&options).expect("encode"),
+    );
     let shim = host.start_with(bundle, Some(options));
     shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
     shim.wait("").expect("Wait");

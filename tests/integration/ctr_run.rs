@@ -10,7 +10,10 @@ fn output_of_both_streams_arrives() {
     needs_containers!();
     let namespace = Containerd::shared().namespace();
     let answer = namespace.run(&["--rm"], "a", &["sh", "-c", "echo to stdout; echo to stderr >&2"]);
-    assert_eq!((answer.status, answer.stdout.as_str(), answer.stderr.as_str()), (0, "to stdout\n", "to stderr\n"));
+    assert_eq!(
+        (answer.status, answer.stdout.as_str(), answer.stderr.as_str()),
+        (0, "to stdout\n", "to stderr\n")
+    );
 }
 
 #[test]
@@ -53,7 +56,10 @@ fn terminal_is_a_terminal() {
         .output()
         .expect("start script");
     let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
-    assert!(text.contains("/dev/pts/0\n") && text.contains("37 91\n") && text.contains("all three\n"), "{text:?}");
+    assert!(
+        text.contains("/dev/pts/0\n") && text.contains("37 91\n") && text.contains("all three\n"),
+        "{text:?}"
+    );
 }
 
 #[test]
@@ -88,7 +94,12 @@ fn cpu_limit_is_set() {
     let values: Vec<_> = crate::support::leak::cgroups(&namespace.cgroup("a"))
         .iter()
         .filter_map(|folder| {
-            std::fs::read_to_string(folder.join(if subject::cgroup_v2() { "cpu.max" } else { "cpu.cfs_quota_us" })).ok()
+            std::fs::read_to_string(folder.join(if subject::cgroup_v2() {
+                "cpu.max"
+            } else {
+                "cpu.cfs_quota_us"
+            }))
+            .ok()
         })
         .collect();
     assert_eq!(values, [if subject::cgroup_v2() { "50000 100000\n" } else { "50000\n" }]);
@@ -117,9 +128,12 @@ fn bind_mount_is_the_hosts_folder_and_read_only_means_it() {
     let namespace = Containerd::shared().namespace();
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("file"), "from the host\n").expect("write");
-    for (options, expected) in [("rbind:ro", "from the host\nrefused\n"), ("rbind:rw", "from the host\nwritten\n")] {
+    for (options, expected) in
+        [("rbind:ro", "from the host\nrefused\n"), ("rbind:rw", "from the host\nwritten\n")]
+    {
         let mount = format!("type=bind,src={},dst=/volume,options={options}", folder.path().display());
-        let script = "cat /volume/file; if echo x 2>/dev/null >/volume/new; then echo written; else echo refused; fi";
+        let script =
+            "cat /volume/file; if echo x 2>/dev/null >/volume/new; then echo written; else echo refused; fi";
         assert_eq!(namespace.run(&["--rm", "--mount", &mount], "a", &["sh", "-c", script]).ok(), expected);
     }
     assert!(folder.path().join("new").exists());
@@ -152,7 +166,13 @@ fn host_network_is_the_hosts_and_otherwise_there_is_only_loopback() {
     let own = std::fs::read_link("/proc/self/ns/net").expect("own namespace").display().to_string();
     let answer = namespace.run(&["--rm", "--net-host"], "a", &["readlink", "/proc/self/ns/net"]).ok();
     assert_eq!(answer.trim(), own);
-    let answer = namespace.run(&["--rm"], "b", &["sh", "-c", "ls /sys/class/net | grep -v -e tunl -e sit -e ip6 -e gre -e erspan -e ip_vti"]).ok();
+    let answer = namespace
+        .run(
+            &["--rm"],
+            "b",
+            &["sh", "-c", "ls /sys/class/net | grep -v -e tunl -e sit -e ip6 -e gre -e erspan -e ip_vti"],
+        )
+        .ok();
     assert_eq!(answer, "lo\n");
 }
 

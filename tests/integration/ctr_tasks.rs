@@ -32,9 +32,12 @@ fn init_is_a_child_of_the_shim_and_pid_1_inside() {
     namespace.sleeper(&[], "a");
     let (pid, _) = namespace.status("a").expect("the task");
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status of init");
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).expect("a field").trim().to_owned();
+    let field = |name: &str| {
+        status.lines().find_map(|line| line.strip_prefix(name)).expect("a field").trim().to_owned()
+    };
     assert_eq!(field("NSpid:").split_whitespace().last(), Some("1"));
-    let parent = std::fs::read_to_string(format!("/proc/{}/cmdline", field("PPid:"))).expect("cmdline of the parent");
+    let parent =
+        std::fs::read_to_string(format!("/proc/{}/cmdline", field("PPid:"))).expect("cmdline of the parent");
     assert!(parent.contains("containerd-shim"), "{parent:?}");
 }
 
@@ -43,7 +46,16 @@ fn exec_runs_in_the_container_and_returns_its_status() {
     needs_containers!();
     let namespace = namespace();
     namespace.sleeper(&["--env", "COLOUR=green"], "a");
-    let answer = namespace.ctr(&["task", "exec", "--exec-id", "x", "a", "sh", "-c", "cat /proc/1/cmdline | tr '\\0' ' '; echo $COLOUR; exit 3"]);
+    let answer = namespace.ctr(&[
+        "task",
+        "exec",
+        "--exec-id",
+        "x",
+        "a",
+        "sh",
+        "-c",
+        "cat /proc/1/cmdline | tr '\\0' ' '; echo $COLOUR; exit 3",
+    ]);
     assert_eq!((answer.status, answer.stdout.as_str()), (3, "sleep 1000 green\n"), "{answer:?}");
     // The same id is free again.
     assert_eq!(namespace.ctr(&["task", "exec", "--exec-id", "x", "a", "echo", "again"]).ok(), "again\n");
@@ -101,7 +113,13 @@ fn paused_task_stands_still_until_it_is_resumed() {
     let namespace = namespace();
     let folder = tempfile::tempdir().expect("a folder");
     let mount = format!("type=bind,src={},dst=/volume,options=rbind:rw", folder.path().display());
-    namespace.run(&["-d", "--mount", &mount], "a", &["sh", "-c", "while :; do echo . >>/volume/beat; sleep 0.02; done"]).ok();
+    namespace
+        .run(
+            &["-d", "--mount", &mount],
+            "a",
+            &["sh", "-c", "while :; do echo . >>/volume/beat; sleep 0.02; done"],
+        )
+        .ok();
     let beats = || std::fs::metadata(folder.path().join("beat")).map_or(0, |data| data.len());
     support::eventually("it runs", SOON, || (beats() > 2).then_some(()));
     namespace.ctr(&["task", "pause", "a"]).ok();
@@ -120,9 +138,16 @@ fn statistics_count_memory_and_processor_time() {
     let namespace = namespace();
     namespace.sleeper(&[], "a");
     let table = namespace.ctr(&["task", "metrics", "a"]).ok();
-    let wanted = if subject::cgroup_v2() { ["memory.usage", "cpu.usage_usec", "pids.current"] } else { ["memory.usage_in_bytes", "cpuacct.usage", "pids.current"] };
+    let wanted = if subject::cgroup_v2() {
+        ["memory.usage", "cpu.usage_usec", "pids.current"]
+    } else {
+        ["memory.usage_in_bytes", "cpuacct.usage", "pids.current"]
+    };
     for name in wanted {
-        let line = table.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {table}"));
+        let line = table
+            .lines()
+            .find(|line| line.starts_with(name))
+            .unwrap_or_else(|| panic!("no {name} in {table}"));
         assert_ne!(line.split_whitespace().last(), Some("0"), "{table}");
     }
 }
@@ -133,7 +158,8 @@ fn events_arrive_in_order_through_containerd() {
     let daemon = Containerd::new();
     let namespace = daemon.namespace();
     let log = tempfile::NamedTempFile::new().expect("a file");
-    let mut listener = namespace.command(&["events"]).stdout(log.reopen().expect("open")).spawn().expect("start ctr");
+    let mut listener =
+        namespace.command(&["events"]).stdout(log.reopen().expect("open")).spawn().expect("start ctr");
     let topics = || -> Vec<String> {
         let text = std::fs::read_to_string(log.path()).expect("read");
         text.split_whitespace().filter(|word| word.starts_with("/tasks/")).map(str::to_owned).collect()
@@ -150,7 +176,8 @@ fn events_arrive_in_order_through_containerd() {
     namespace.ctr(&["task", "kill", "-s", "KILL", "a"]).ok();
     namespace.wait_for_status("a", "STOPPED");
     namespace.ctr(&["task", "rm", "a"]);
-    let expected = ["create", "start", "exec-added", "exec-started", "exit", "paused", "resumed", "exit", "delete"];
+    let expected =
+        ["create", "start", "exec-added", "exec-started", "exit", "paused", "resumed", "exit", "delete"];
     let expected: Vec<_> = expected.iter().map(|name| format!("/tasks/{name}")).collect();
     support::eventually("the last event", SOON, || topics().contains(&expected[8]).then_some(()));
     let _ = listener.kill();
@@ -176,7 +203,9 @@ fn task_outlives_a_crash_of_containerd_and_its_end_is_seen() {
     daemon.crash_and_restart(|| support::shim::signal(dying, libc::SIGKILL));
     assert_eq!(namespace.status("lives"), Some(before));
     // containerd removes at once what has no process left, or shows it as stopped.
-    support::eventually("the end is known", SOON, || namespace.status("dies").is_none_or(|(_, status)| status == "STOPPED").then_some(()));
+    support::eventually("the end is known", SOON, || {
+        namespace.status("dies").is_none_or(|(_, status)| status == "STOPPED").then_some(())
+    });
     assert_eq!(namespace.ctr(&["task", "exec", "--exec-id", "x", "lives", "echo", "alive"]).ok(), "alive\n");
     namespace.ctr(&["task", "kill", "-s", "KILL", "lives"]).ok();
     namespace.wait_for_status("lives", "STOPPED");
@@ -190,10 +219,20 @@ fn task_of_a_killed_shim_is_cleaned_up() {
     namespace.sleeper(&[], "a");
     let (pid, _) = namespace.status("a").expect("the task");
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status of init");
-    let shim = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("PPid").trim().parse().expect("a pid");
+    let shim = status
+        .lines()
+        .find_map(|line| line.strip_prefix("PPid:"))
+        .expect("PPid")
+        .trim()
+        .parse()
+        .expect("a pid");
     support::shim::signal(shim, libc::SIGKILL);
-    support::eventually("containerd cleans up", SOON, || namespace.status("a").is_none_or(|(_, status)| status == "STOPPED").then_some(()));
+    support::eventually("containerd cleans up", SOON, || {
+        namespace.status("a").is_none_or(|(_, status)| status == "STOPPED").then_some(())
+    });
     support::eventually("init is dead", SOON, || (!leak::alive(pid)).then_some(()));
     namespace.ctr(&["task", "rm", "--force", "a"]);
-    support::eventually("cgroups are gone", SOON, || leak::cgroups(&namespace.cgroup("a")).is_empty().then_some(()));
+    support::eventually("cgroups are gone", SOON, || {
+        leak::cgroups(&namespace.cgroup("a")).is_empty().then_some(())
+    });
 }

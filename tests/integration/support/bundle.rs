@@ -8,8 +8,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const CAPABILITIES: [&str; 14] = [
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID",
-    "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
 ];
 
 pub struct Bundle {
@@ -24,7 +36,8 @@ impl Bundle {
     pub fn new(parent: &Path, id: &str, arguments: &[&str]) -> Self {
         let folder = parent.join(id);
         for name in ["rootfs", "../upper-", "../work-"] {
-            let path = if name == "rootfs" { folder.join(name) } else { parent.join(format!("{}{id}", &name[3..])) };
+            let path =
+                if name == "rootfs" { folder.join(name) } else { parent.join(format!("{}{id}", &name[3..])) };
             fs::create_dir_all(path).expect("make a bundle's folder");
         }
         let overlay = api::Mount {
@@ -47,7 +60,7 @@ impl Bundle {
     }
 
     /// Changes one place of config.json, named by a JSON pointer; missing objects on the way are made.
-    pub fn set(&mut self, pointer: &str, value: Value) -> &mut Self {
+    pub fn set(&mut self, pointer: &str, value: Value) {
         let mut place = &mut self.config;
         for key in pointer.trim_start_matches('/').split('/') {
             place = match key.parse::<usize>() {
@@ -56,12 +69,14 @@ impl Bundle {
             };
         }
         *place = value;
-        self
     }
 
-    pub fn push(&mut self, pointer: &str, value: Value) -> &mut Self {
-        self.config.pointer_mut(pointer).and_then(Value::as_array_mut).expect("an array in config.json").push(value);
-        self
+    pub fn push(&mut self, pointer: &str, value: Value) {
+        self.config
+            .pointer_mut(pointer)
+            .and_then(Value::as_array_mut)
+            .expect("an array in config.json")
+            .push(value);
     }
 
     pub fn cgroup(&self) -> &str {
@@ -117,9 +132,7 @@ fn config(arguments: &[&str], cgroup: &str) -> Value {
 }
 
 fn mounts() -> Value {
-    let mount = |target: &str, kind: &str, source: &str, options: &str| {
-        json!({"destination": target, "type": kind, "source": source, "options": options.split(',').collect::<Vec<_>>()})
-    };
+    let mount = |target: &str, kind: &str, source: &str, options: &str| json!({"destination": target, "type": kind, "source": source, "options": options.split(',').collect::<Vec<_>>()});
     json!([
         mount("/proc", "proc", "proc", "nosuid,noexec,nodev"),
         mount("/dev", "tmpfs", "tmpfs", "nosuid,strictatime,mode=755,size=65536k"),

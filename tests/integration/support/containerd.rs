@@ -22,7 +22,6 @@ kill -9 $daemon; wait $daemon 2>/dev/null
 
 pub struct Containerd {
     folder: PathBuf,
-    pid: i32,
     guardian: Child,
     _life: ChildStdin,
 }
@@ -37,9 +36,10 @@ impl Containerd {
     pub fn new() -> Self {
         let folder = std::env::temp_dir().join(subject::unique("mst-cd"));
         std::fs::create_dir_all(&folder).expect("make the daemon's folder");
-        std::fs::write(folder.join("config.toml"), configuration(&folder)).expect("write the daemon's configuration");
-        let (guardian, life, pid) = launch(&folder);
-        let daemon = Self { folder, pid, guardian, _life: life };
+        std::fs::write(folder.join("config.toml"), configuration(&folder))
+            .expect("write the daemon's configuration");
+        let (guardian, life) = launch(&folder);
+        let daemon = Self { folder, guardian, _life: life };
         daemon.wait_until_it_answers();
         daemon
     }
@@ -58,16 +58,8 @@ impl Containerd {
         std::io::Write::write_all(&mut self._life, b"keep\n").expect("tell the guardian");
         self.guardian.wait().expect("wait for the guardian");
         meanwhile();
-        (self.guardian, self._life, self.pid) = launch(&self.folder);
+        (self.guardian, self._life) = launch(&self.folder);
         self.wait_until_it_answers();
-    }
-
-    pub fn pid(&self) -> i32 {
-        self.pid
-    }
-
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
     fn wait_until_it_answers(&self) {
@@ -90,7 +82,7 @@ impl Drop for Containerd {
     }
 }
 
-fn launch(folder: &Path) -> (Child, ChildStdin, i32) {
+fn launch(folder: &Path) -> (Child, ChildStdin) {
     let mut guardian = Command::new("sh")
         .args(["-c", GUARDIAN, "guardian"])
         .arg(folder)
@@ -104,9 +96,12 @@ fn launch(folder: &Path) -> (Child, ChildStdin, i32) {
         .spawn()
         .expect("start the guardian");
     let mut line = String::new();
-    BufReader::new(guardian.stdout.take().expect("piped")).read_line(&mut line).expect("read the daemon's pid");
+    BufReader::new(guardian.stdout.take().expect("piped"))
+        .read_line(&mut line)
+        .expect("read the daemon's pid");
     let life = guardian.stdin.take().expect("piped");
-    (guardian, life, line.trim().parse().expect("a pid"))
+    line.trim().parse::<i32>().expect("the daemon's pid");
+    (guardian, life)
 }
 
 /// Everything below one folder; the plugins left out would write elsewhere or take a second to say that they cannot run.

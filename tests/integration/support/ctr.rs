@@ -41,7 +41,11 @@ impl Namespace {
     /// A command that has not started yet, with a time limit that ends it rather than the test run.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("timeout");
-        command.args(["-k", "2", "60"]).arg(subject::programs().join("ctr")).arg("--address").arg(&self.address);
+        command
+            .args(["-k", "2", "60"])
+            .arg(subject::programs().join("ctr"))
+            .arg("--address")
+            .arg(&self.address);
         command.args(["--namespace", &self.name]).args(arguments).env("PATH", subject::search_path());
         command.stdin(Stdio::null());
         command
@@ -82,7 +86,11 @@ impl Namespace {
     #[track_caller]
     pub fn remove_task(&self, id: &str) -> i32 {
         let answer = self.ctr(&["task", "rm", id]);
-        let told = answer.stderr.rsplit("exit code ").next().and_then(|rest| rest.trim().trim_matches('"').parse().ok());
+        let told = answer
+            .stderr
+            .rsplit("exit code ")
+            .next()
+            .and_then(|rest| rest.trim().trim_matches('"').parse().ok());
         if answer.status == 0 { told.unwrap_or(0) } else { answer.status }
     }
 
@@ -100,13 +108,16 @@ impl Namespace {
 
     #[track_caller]
     pub fn wait_for_status(&self, id: &str, status: &str) {
-        super::eventually(&format!("{id} is {status}"), super::SOON, || (self.status(id)?.1 == status).then_some(()));
+        super::eventually(&format!("{id} is {status}"), super::SOON, || {
+            (self.status(id)?.1 == status).then_some(())
+        });
     }
 }
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        for (list, end) in [("task", &["task", "rm", "--force"][..]), ("container", &["container", "rm"][..])] {
+        for (list, end) in [("task", &["task", "rm", "--force"][..]), ("container", &["container", "rm"][..])]
+        {
             let ids = self.ctr(&[list, "ls", "-q"]).stdout;
             for id in ids.split_whitespace() {
                 self.ctr(&[end, &[id]].concat());

@@ -4,14 +4,32 @@
 use super::subject;
 
 pub const DIFFERENCES: &[(&str, &str)] = &[
-    ("code of Delete while running", "containerd-shim-runc-v2 answers UNKNOWN; the task API says FAILED_PRECONDITION"),
-    ("exec start after init's end", "containerd-shim-runc-v2 reports runc's error as UNKNOWN and marks the exec stopped"),
-    ("SIGKILL of a paused task", "runc leaves a paused task frozen with the signal pending; ours thaws it before SIGKILL"),
+    (
+        "code of Delete while running",
+        "containerd-shim-runc-v2 answers UNKNOWN; the task API says FAILED_PRECONDITION",
+    ),
+    (
+        "exec start after init's end",
+        "containerd-shim-runc-v2 reports runc's error as UNKNOWN and marks the exec stopped",
+    ),
+    (
+        "SIGKILL of a paused task",
+        "runc leaves a paused task frozen with the signal pending; ours thaws it before SIGKILL",
+    ),
     ("order of OOM and exit", "containerd-shim-runc-v2 sends both as they come, in either order"),
-    ("OOM without one", "containerd-shim-runc-v2 takes the removal of a v1 cgroup for an OOM when the id is used again"),
+    (
+        "OOM without one",
+        "containerd-shim-runc-v2 takes the removal of a v1 cgroup for an OOM when the id is used again",
+    ),
     ("pid in the answer of delete", "the Go shim's delete may not find the pid; ours keeps it in the bundle"),
-    ("time of the last drain", "the Go shim waits up to ten seconds for a pipe that somebody else holds; ours a short grace"),
-    ("events while containerd is away", "the Go publisher gives up after a few tries; ours keeps its journal"),
+    (
+        "time of the last drain",
+        "the Go shim waits up to ten seconds for a pipe that somebody else holds; ours a short grace",
+    ),
+    (
+        "events while containerd is away",
+        "the Go publisher gives up after a few tries; ours keeps its journal",
+    ),
 ];
 
 /// True when the peer is under test and the named behaviour is one it is known not to have.

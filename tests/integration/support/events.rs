@@ -26,7 +26,11 @@ impl Event {
     /// Short form for comparing orders: `exit` or `exit/exec1`.
     pub fn name(&self) -> String {
         let topic = self.topic.trim_start_matches("/tasks/").to_owned();
-        if self.exec.is_empty() || self.exec == self.container { topic } else { format!("{topic}/{}", self.exec) }
+        if self.exec.is_empty() || self.exec == self.container {
+            topic
+        } else {
+            format!("{topic}/{}", self.exec)
+        }
     }
 }
 
@@ -82,7 +86,10 @@ impl EventServer {
     fn serve(&self, stream: &UnixStream) {
         while let Ok((number, body)) = wire::read_frame(stream) {
             let request = Request::parse_from_bytes(&body).expect("a ttrpc request");
-            assert_eq!((request.service.as_str(), request.method.as_str()), ("containerd.services.events.ttrpc.v1.Events", "Forward"));
+            assert_eq!(
+                (request.service.as_str(), request.method.as_str()),
+                ("containerd.services.events.ttrpc.v1.Events", "Forward")
+            );
             let forward = api::ForwardRequest::parse_from_bytes(&request.payload).expect("a ForwardRequest");
             self.seen.lock().expect("lock").push(event(&forward.envelope));
             let answer = Response::default().write_to_bytes().expect("encode");
@@ -117,18 +124,56 @@ fn event(envelope: &containerd_shim_protos::shim::event::Envelope) -> Event {
     }
     let any = &envelope.event;
     let (container, exec, pid, exit_status) = match envelope.topic.as_str() {
-        "/tasks/create" => { let e: t::TaskCreate = read(any, "containerd.events.TaskCreate"); (e.container_id, String::new(), e.pid, 0) }
-        "/tasks/start" => { let e: t::TaskStart = read(any, "containerd.events.TaskStart"); (e.container_id, String::new(), e.pid, 0) }
-        "/tasks/exit" => { let e: t::TaskExit = read(any, "containerd.events.TaskExit"); (e.container_id, e.id, e.pid, e.exit_status) }
-        "/tasks/delete" => { let e: t::TaskDelete = read(any, "containerd.events.TaskDelete"); (e.container_id, e.id, e.pid, e.exit_status) }
-        "/tasks/oom" => { let e: t::TaskOOM = read(any, "containerd.events.TaskOOM"); (e.container_id, String::new(), 0, 0) }
-        "/tasks/exec-added" => { let e: t::TaskExecAdded = read(any, "containerd.events.TaskExecAdded"); (e.container_id, e.exec_id, 0, 0) }
-        "/tasks/exec-started" => { let e: t::TaskExecStarted = read(any, "containerd.events.TaskExecStarted"); (e.container_id, e.exec_id, e.pid, 0) }
-        "/tasks/paused" => { let e: t::TaskPaused = read(any, "containerd.events.TaskPaused"); (e.container_id, String::new(), 0, 0) }
-        "/tasks/resumed" => { let e: t::TaskResumed = read(any, "containerd.events.TaskResumed"); (e.container_id, String::new(), 0, 0) }
-        "/tasks/checkpointed" => { let e: t::TaskCheckpointed = read(any, "containerd.events.TaskCheckpointed"); (e.container_id, String::new(), 0, 0) }
+        "/tasks/create" => {
+            let e: t::TaskCreate = read(any, "containerd.events.TaskCreate");
+            (e.container_id, String::new(), e.pid, 0)
+        }
+        "/tasks/start" => {
+            let e: t::TaskStart = read(any, "containerd.events.TaskStart");
+            (e.container_id, String::new(), e.pid, 0)
+        }
+        "/tasks/exit" => {
+            let e: t::TaskExit = read(any, "containerd.events.TaskExit");
+            (e.container_id, e.id, e.pid, e.exit_status)
+        }
+        "/tasks/delete" => {
+            let e: t::TaskDelete = read(any, "containerd.events.TaskDelete");
+            (e.container_id, e.id, e.pid, e.exit_status)
+        }
+        "/tasks/oom" => {
+            let e: t::TaskOOM = read(any, "containerd.events.TaskOOM");
+            (e.container_id, String::new(), 0, 0)
+        }
+        "/tasks/exec-added" => {
+            let e: t::TaskExecAdded = read(any, "containerd.events.TaskExecAdded");
+            (e.container_id, e.exec_id, 0, 0)
+        }
+        "/tasks/exec-started" => {
+            let e: t::TaskExecStarted = read(any, "containerd.events.TaskExecStarted");
+            (e.container_id, e.exec_id, e.pid, 0)
+        }
+        "/tasks/paused" => {
+            let e: t::TaskPaused = read(any, "containerd.events.TaskPaused");
+            (e.container_id, String::new(), 0, 0)
+        }
+        "/tasks/resumed" => {
+            let e: t::TaskResumed = read(any, "containerd.events.TaskResumed");
+            (e.container_id, String::new(), 0, 0)
+        }
+        "/tasks/checkpointed" => {
+            let e: t::TaskCheckpointed = read(any, "containerd.events.TaskCheckpointed");
+            (e.container_id, String::new(), 0, 0)
+        }
         other => panic!("a topic that no client knows: {other}"),
     };
     let namespace = envelope.namespace.clone();
-    Event { topic: envelope.topic.clone(), type_url: any.type_url.clone(), namespace, container, exec, pid, exit_status }
+    Event {
+        topic: envelope.topic.clone(),
+        type_url: any.type_url.clone(),
+        namespace,
+        container,
+        exec,
+        pid,
+        exit_status,
+    }
 }

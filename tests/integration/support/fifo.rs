@@ -49,7 +49,9 @@ impl Sink {
     /// Everything, once the shim has closed its end.
     #[track_caller]
     pub fn finish(self) -> String {
-        super::eventually(&format!("{} ends", self.path.display()), super::SOON, || self.reader.is_finished().then_some(()));
+        super::eventually(&format!("{} ends", self.path.display()), super::SOON, || {
+            self.reader.is_finished().then_some(())
+        });
         self.so_far()
     }
 
@@ -70,7 +72,12 @@ pub struct Source {
 impl Source {
     pub fn new(path: PathBuf) -> Self {
         make(&path);
-        let both = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&path).expect("open a fifo");
+        let both = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&path)
+            .expect("open a fifo");
         Self { path, file: both }
     }
 

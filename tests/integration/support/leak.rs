@@ -10,7 +10,10 @@ pub fn cgroups(path: &str) -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
     let mut hierarchies = vec![root.to_owned()];
     if !subject::cgroup_v2() {
-        hierarchies = fs::read_dir(root).expect("list /sys/fs/cgroup").map(|entry| entry.expect("entry").path()).collect();
+        hierarchies = fs::read_dir(root)
+            .expect("list /sys/fs/cgroup")
+            .map(|entry| entry.expect("entry").path())
+            .collect();
     }
     hierarchies.into_iter().map(|hierarchy| hierarchy.join(path)).filter(|folder| folder.is_dir()).collect()
 }
@@ -19,7 +22,12 @@ pub fn cgroups(path: &str) -> Vec<PathBuf> {
 pub fn mounts_below(folder: &Path) -> Vec<String> {
     let folder = folder.display().to_string();
     let table = fs::read_to_string("/proc/self/mountinfo").expect("read mountinfo");
-    table.lines().filter_map(|line| line.split(' ').nth(4)).filter(|point| point.starts_with(&folder)).map(str::to_owned).collect()
+    table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .filter(|point| point.starts_with(&folder))
+        .map(str::to_owned)
+        .collect()
 }
 
 pub fn alive(pid: i32) -> bool {
@@ -31,10 +39,14 @@ pub fn alive(pid: i32) -> bool {
 
 /// Pids of live processes with this text somewhere in their command line or environment.
 pub fn processes_naming(text: &str) -> Vec<i32> {
-    let pids = fs::read_dir("/proc").expect("list /proc").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let pids = fs::read_dir("/proc")
+        .expect("list /proc")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     pids.filter(|pid: &i32| {
         let file = |name| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
-        *pid != std::process::id() as i32 && String::from_utf8_lossy(&file("cmdline")).contains(text) && alive(*pid)
+        *pid != std::process::id() as i32
+            && String::from_utf8_lossy(&file("cmdline")).contains(text)
+            && alive(*pid)
     })
     .collect()
 }

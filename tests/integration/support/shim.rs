@@ -5,8 +5,8 @@ use super::events::EventServer;
 use super::subject;
 use super::wire::{Client, Failure};
 use containerd_shim_protos::api;
+use protobuf::Message;
 use protobuf::well_known_types::any::Any;
-use protobuf::{EnumOrUnknown, Message};
 use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -99,7 +99,10 @@ impl Host {
 /// The socket's path and the version of the task service: a bare address means 2.
 pub fn read_reply(reply: &str) -> (PathBuf, u64) {
     let (address, version) = match serde_json::from_str::<Value>(reply) {
-        Ok(json) => (json["address"].as_str().expect("an address").to_owned(), json["version"].as_u64().expect("a version")),
+        Ok(json) => (
+            json["address"].as_str().expect("an address").to_owned(),
+            json["version"].as_u64().expect("a version"),
+        ),
         Err(_) => (reply.to_owned(), 2),
     };
     (address.strip_prefix("unix://").unwrap_or_else(|| panic!("no unix:// in {address:?}")).into(), version)
@@ -128,7 +131,8 @@ pub struct Shim<'h> {
 impl<'h> Shim<'h> {
     #[track_caller]
     fn connect(host: &'h Host, bundle: Bundle, address: PathBuf, version: u64, options: Option<Any>) -> Self {
-        let client = Client::connect(&address).unwrap_or_else(|error| panic!("connect to {}: {error}", address.display()));
+        let client = Client::connect(&address)
+            .unwrap_or_else(|error| panic!("connect to {}: {error}", address.display()));
         let service = format!("containerd.task.v{version}.Task");
         let client = std::cell::RefCell::new(client);
         let mut shim = Self { host, bundle, address, pid: 0, options, service, client, gone: false.into() };
@@ -209,12 +213,18 @@ impl<'h> Shim<'h> {
     }
 
     pub fn kill(&self, exec: &str, signal: i32) -> Call<()> {
-        let request = api::KillRequest { id: self.id(), exec_id: exec.into(), signal: signal as u32, ..Default::default() };
+        let request = api::KillRequest {
+            id: self.id(),
+            exec_id: exec.into(),
+            signal: signal as u32,
+            ..Default::default()
+        };
         self.done("Kill", &request)
     }
 
     pub fn kill_all(&self, signal: i32) -> Call<()> {
-        let request = api::KillRequest { id: self.id(), signal: signal as u32, all: true, ..Default::default() };
+        let request =
+            api::KillRequest { id: self.id(), signal: signal as u32, all: true, ..Default::default() };
         self.done("Kill", &request)
     }
 
@@ -229,7 +239,8 @@ impl<'h> Shim<'h> {
     }
 
     pub fn pids(&self) -> Call<Vec<api::ProcessInfo>> {
-        self.call::<api::PidsResponse>("Pids", &api::PidsRequest { id: self.id(), ..Default::default() }).map(|answer| answer.processes)
+        self.call::<api::PidsResponse>("Pids", &api::PidsRequest { id: self.id(), ..Default::default() })
+            .map(|answer| answer.processes)
     }
 
     pub fn stats(&self) -> Call<Any> {
@@ -246,7 +257,10 @@ impl<'h> Shim<'h> {
     }
 
     pub fn exec_process(&self, exec: &str, process: &Value, stdio: &Stdio3) -> Call<()> {
-        let spec = any("types.containerd.io/opencontainers/runtime-spec/1/Process", process.to_string().into_bytes());
+        let spec = any(
+            "types.containerd.io/opencontainers/runtime-spec/1/Process",
+            process.to_string().into_bytes(),
+        );
         let request = api::ExecProcessRequest {
             id: self.id(),
             exec_id: exec.into(),
@@ -265,18 +279,29 @@ impl<'h> Shim<'h> {
     }
 
     pub fn resize(&self, exec: &str, width: u32, height: u32) -> Call<()> {
-        let request = api::ResizePtyRequest { id: self.id(), exec_id: exec.into(), width, height, ..Default::default() };
+        let request = api::ResizePtyRequest {
+            id: self.id(),
+            exec_id: exec.into(),
+            width,
+            height,
+            ..Default::default()
+        };
         self.done("ResizePty", &request)
     }
 
     pub fn close_stdin(&self, exec: &str) -> Call<()> {
-        let request = api::CloseIORequest { id: self.id(), exec_id: exec.into(), stdin: true, ..Default::default() };
+        let request =
+            api::CloseIORequest { id: self.id(), exec_id: exec.into(), stdin: true, ..Default::default() };
         self.done("CloseIO", &request)
     }
 
     pub fn update(&self, resources: &Value) -> Call<()> {
-        let resources = any("types.containerd.io/opencontainers/runtime-spec/1/LinuxResources", resources.to_string().into_bytes());
-        let request = api::UpdateTaskRequest { id: self.id(), resources: Some(resources).into(), ..Default::default() };
+        let resources = any(
+            "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources",
+            resources.to_string().into_bytes(),
+        );
+        let request =
+            api::UpdateTaskRequest { id: self.id(), resources: Some(resources).into(), ..Default::default() };
         self.done("Update", &request)
     }
 
@@ -333,9 +358,4 @@ pub fn any(type_url: &str, value: Vec<u8>) -> Any {
 
 pub fn signal(pid: i32, signal: i32) {
     let _ = Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]).stderr(Stdio::null()).status();
-}
-
-/// The status of an enum field, for comparing.
-pub fn status(value: EnumOrUnknown<api::Status>) -> api::Status {
-    value.enum_value().expect("a known status")
 }

@@ -114,7 +114,8 @@ fn nix_is_root() -> bool {
 pub fn record_skip(test: &str, reason: &str) {
     eprintln!("SKIP {test}: {reason}");
     if let Some(path) = std::env::var_os("MYSHIM_TEST_SKIPS") {
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).expect("open the list of skips");
+        let mut file =
+            std::fs::OpenOptions::new().create(true).append(true).open(path).expect("open the list of skips");
         writeln!(file, "{test}: {reason}").expect("write the list of skips");
     }
 }

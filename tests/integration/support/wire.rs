@@ -51,7 +51,12 @@ impl Client {
         Ok(Self { stream, next: 1 })
     }
 
-    pub fn call<A: Message>(&mut self, service: &str, method: &str, request: &impl Message) -> Result<A, Failure> {
+    pub fn call<A: Message>(
+        &mut self,
+        service: &str,
+        method: &str,
+        request: &impl Message,
+    ) -> Result<A, Failure> {
         self.send(service, method, request).expect("send a request");
         self.receive(method)
     }
@@ -72,7 +77,8 @@ impl Client {
     }
 
     pub fn receive<A: Message>(&mut self, method: &str) -> Result<A, Failure> {
-        let (_, body) = read_frame(&self.stream).unwrap_or_else(|error| panic!("no answer to {method}: {error}"));
+        let (_, body) =
+            read_frame(&self.stream).unwrap_or_else(|error| panic!("no answer to {method}: {error}"));
         let response = Response::parse_from_bytes(&body).expect("a ttrpc response");
         if response.status.code() != Code::OK {
             return Err(Failure { code: response.status.code(), message: response.status.message.clone() });
