@@ -96,6 +96,7 @@ pub(super) struct ForExec {
     pub filter: Option<Arc<super::seccomp::Filter>>,
     pub apparmor: bool,
     pub keyring: bool,
+    pub personality: Option<u64>,
     /// Init's process without its arguments and environment: defaults for what an exec leaves out.
     pub process: spec::Process,
     pub uid_map: Vec<spec::LinuxIdMapping>,
@@ -103,7 +104,13 @@ pub(super) struct ForExec {
 }
 
 impl ForExec {
-    pub(super) fn new(spec: &Spec, linux: &Linux, given: &Given, no_keyring: Option<()>, joined: &[Joined]) -> Self {
+    pub(super) fn new(
+        spec: &Spec,
+        linux: &Linux,
+        given: &Given,
+        no_keyring: Option<()>,
+        joined: &[Joined],
+    ) -> Self {
         let all: Vec<Kind> = linux.namespaces().iter().flatten().map(|ns| ns.typ()).collect();
         let ours = |kind: &&Kind| joined.iter().find(|ns| ns.kind == **kind).is_none_or(|ns| !is_own(ns));
         let kinds = all.iter().filter(|kind| **kind != Kind::Pid).filter(ours).map(|kind| *kind as i32).sum();
@@ -116,6 +123,7 @@ impl ForExec {
             filter: given.filter.clone(),
             apparmor: given.apparmor,
             keyring: no_keyring.is_none(),
+            personality: given.personality,
             process,
             uid_map: linux.uid_mappings().clone().unwrap_or_default(),
             gid_map: linux.gid_mappings().clone().unwrap_or_default(),
@@ -166,7 +174,10 @@ impl Container {
 
     /// Ids that container id `uid`, `gid` have on the host.
     pub fn host_ids(&self, uid: u32, gid: u32) -> (u32, u32) {
-        (super::idmap::to_host(&self.for_exec.uid_map, uid), super::idmap::to_host(&self.for_exec.gid_map, gid))
+        (
+            super::idmap::to_host(&self.for_exec.uid_map, uid),
+            super::idmap::to_host(&self.for_exec.gid_map, gid),
+        )
     }
 
     /// Init has a pid namespace of its own: the kernel ends everybody else with it.
@@ -205,7 +216,9 @@ impl Container {
             return Ok(self.cgroup.kill(KILL_WITHIN)?);
         }
         self.cgroup.pids()?.into_iter().try_for_each(|pid| match process::kill(pid, signal) {
-            Err(e) if !e.is(libc::ESRCH) => Err(Error::doing(format!("sending signal {signal} to process {pid}"), e)),
+            Err(e) if !e.is(libc::ESRCH) => {
+                Err(Error::doing(format!("sending signal {signal} to process {pid}"), e))
+            }
             _ => Ok(()),
         })
     }
@@ -256,8 +269,13 @@ pub fn clear(state: &State, bundle: &Path) -> Result<(), Error> {
     if state.is_of_this_boot() {
         keep(kill_init(state));
         if let Some(cgroup) = &state.cgroup {
-            keep(cgroup.kill(KILL_WITHIN).map_err(Error::from));
-            keep(cgroup.remove(REMOVE_WITHIN).map_err(Error::from));
+            // A crash between the note and the cgroup's creation may have left somebody else's: that one stays.
+            if state.owns_cgroup {
+                keep(cgroup.kill(KILL_WITHIN).map_err(Error::from));
+            }
+            let within = if state.owns_cgroup { REMOVE_WITHIN } else { Duration::ZERO };
+            let removed = cgroup.remove(within).map_err(Error::from);
+            keep(if state.owns_cgroup { removed } else { Ok(()) });
         }
     }
     if let Some(rootfs) = &state.rootfs {
@@ -279,11 +297,15 @@ fn kill_init(state: &State) -> Result<(), Error> {
     }
     let _ = process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
     let _ = state.cgroup.as_ref().map(Cgroup::thaw);
-    let ended = process::poll_in(pidfd.as_fd(), 2000).doing(|| format!("waiting for process {pid} to die"))?;
+    let ended =
+        process::poll_in(pidfd.as_fd(), 2000).doing(|| format!("waiting for process {pid} to die"))?;
     // ECHILD: somebody else's child, reaped by its parent.
     let _ = process::waitid(pidfd.as_fd(), libc::WEXITED | libc::WNOHANG);
     match ended {
         true => Ok(()),
-        false => Err(Error::doing(format!("killing process {pid}"), "it does not die; it may be in uninterruptible sleep (state D)")),
+        false => Err(Error::doing(
+            format!("killing process {pid}"),
+            "it does not die; it may be in uninterruptible sleep (state D)",
+        )),
     }
 }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use oci_spec::runtime::{Linux, LinuxNamespaceType as Kind, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespaceType as Kind, LinuxPersonalityDomain, Spec};
 
 use super::cgroup::{Cgroup, DevicePolicy, Dir, Host, OomWatch};
 use super::child::{self, Born, Message};
@@ -63,15 +63,17 @@ fn attempt(request: CreateRequest, state: &mut State) -> Result<Created, Error> 
     let host = Host::get()?;
     let cgroup = Cgroup::locate(linux.cgroups_path().as_deref(), &request.id, host)?;
     let rootfs = root_path(&request)?;
-    // `delete` unmounts the rootfs whether or not a state names it.
+    // ORDER: the state names mounts and cgroup before they exist.
     state.rootfs = Some(request.bundle.join("rootfs")).filter(|_| !request.rootfs.is_empty());
-    rootfs::mount_all(&request.rootfs, &request.bundle.join("rootfs"))?;
-    cgroup.create()?;
     state.cgroup = Some(cgroup.clone());
     state.save(&request.bundle)?;
+    rootfs::mount_all(&request.rootfs, &request.bundle.join("rootfs"))?;
+    cgroup.create()?;
+    state.owns_cgroup = true;
     let oom = cgroup.oom_watch().ok();
     let filter = linux.seccomp().as_ref().map(|profile| seccomp::compile(profile).map(Arc::new));
     let filter = filter.transpose().map_err(|e| Error::Spec(format!("linux.seccomp: {e}")))?;
+    super::unsupported::check(&request.spec, filter.as_deref())?;
     let given = given(&request.spec, &rootfs, filter)?;
     let (inputs, for_exec) = inputs(&request, linux, &cgroup, rootfs, given)?;
     // Without any resources the device rules that every container has still hold.
@@ -82,8 +84,7 @@ fn attempt(request: CreateRequest, state: &mut State) -> Result<Created, Error> 
     state.pid = Some(born.pid);
     state.start_time = state::start_time(born.pid);
     state.save(&request.bundle)?;
-    let terminal = set_up(&request, &plan, &born, &for_exec, linux)
-        .map_err(|e| explain_death(e, &cgroup))?;
+    let terminal = set_up(&request, &plan, &born, &for_exec, linux).map_err(|e| explain_death(e, &cgroup))?;
     // ORDER: memory limits after set-up: what set-up takes must not decide how small a container can be.
     cgroup.apply_memory(&resources)?;
     state.created = true;
@@ -117,13 +118,23 @@ fn root_path(request: &CreateRequest) -> Result<PathBuf, Error> {
 /// What the identity part of the plan needs from the host.
 fn given(spec: &Spec, rootfs: &Path, filter: Option<Arc<seccomp::Filter>>) -> Result<Given, Error> {
     let uid = spec.process().as_ref().map_or(0, |p| p.user().uid());
+    let personality = spec.linux().as_ref().and_then(|l| l.personality().as_ref()).map(|p| p.domain());
     Ok(Given {
+        personality: personality.map(persona),
         proc: host_proc()?,
         filter,
         gate: true,
         home: passwd::home(rootfs, uid),
         apparmor: Path::new("/sys/module/apparmor/parameters/enabled").exists(),
     })
+}
+
+/// personality(2): `PER_LINUX` or `PER_LINUX32`.
+fn persona(domain: LinuxPersonalityDomain) -> u64 {
+    match domain {
+        LinuxPersonalityDomain::PerLinux => 0,
+        LinuxPersonalityDomain::PerLinux32 => 8,
+    }
 }
 
 /// The shim's procfs, recognised by its magic and its root's inode number (CVE-2019-16884).
@@ -150,7 +161,8 @@ fn inputs(
     let joined = open_namespaces(linux)?;
     let join = cgroup.join()?;
     let for_exec = ForExec::new(&request.spec, linux, &given, request.no_new_keyring.then_some(()), &joined);
-    let stdio = request.stdio.each_ref().map(|fd| fd.as_ref().and_then(|fd| fd.try_clone().ok()).map(Arc::new));
+    let stdio =
+        request.stdio.each_ref().map(|fd| fd.as_ref().and_then(|fd| fd.try_clone().ok()).map(Arc::new));
     let inputs = Inputs {
         id: request.id.clone(),
         rootfs,
@@ -174,7 +186,8 @@ fn inputs(
 
 fn open_namespaces(linux: &Linux) -> Result<Vec<Joined>, Error> {
     let all = linux.namespaces().iter().flatten();
-    let by_path = all.filter_map(|ns| Some((ns.typ(), ns.path().as_ref().filter(|p| !p.as_os_str().is_empty())?)));
+    let by_path =
+        all.filter_map(|ns| Some((ns.typ(), ns.path().as_ref().filter(|p| !p.as_os_str().is_empty())?)));
     by_path
         .map(|(kind, path)| {
             let name = super::plan::c_string(path.as_os_str().as_encoded_bytes())?;
@@ -236,7 +249,12 @@ fn run_hooks(request: &CreateRequest, born: &Born, for_exec: &ForExec) -> Result
         hooks::run(moment, list.as_deref().unwrap_or_default(), &state, None)?;
     }
     let inside = for_exec.inside(&for_exec_fd(born)?);
-    hooks::run("createContainer", hooks.create_container().as_deref().unwrap_or_default(), &state, Some(&inside))
+    hooks::run(
+        "createContainer",
+        hooks.create_container().as_deref().unwrap_or_default(),
+        &state,
+        Some(&inside),
+    )
 }
 
 /// A message that is not what was hoped for, in words.
@@ -245,7 +263,9 @@ pub fn failure(plan: &Plan, message: &Message) -> Error {
         return Error::Gone("the process died during set-up".into());
     };
     match plan.steps.get(*step) {
-        Some(Step::Lookup(program) | Step::Execve { program, .. }) => Error::Program(program.refusal(call, *errno)),
+        Some(Step::Lookup(program) | Step::Execve { program, .. }) => {
+            Error::Program(program.refusal(call, *errno))
+        }
         Some(step) => {
             let detail = if note.is_empty() { remedy(step, *errno) } else { note.clone() };
             Error::Step { step: step.to_string(), call: call.clone(), errno: *errno, detail }
@@ -294,7 +314,8 @@ fn warnings(spec: &Spec) -> Vec<String> {
     match wanted.beyond(have).as_slice() {
         [] => Vec::new(),
         lacking => {
-            let names: Vec<_> = lacking.iter().map(|cap| crate::oci::capability::name(*cap).unwrap_or("?")).collect();
+            let names: Vec<_> =
+                lacking.iter().map(|cap| crate::oci::capability::name(*cap).unwrap_or("?")).collect();
             vec![format!("this host lacks capabilities that the container asks for: {names:?}")]
         }
     }

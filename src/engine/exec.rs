@@ -42,18 +42,22 @@ impl Container {
             gate: terminal,
             home: self.home(&process),
             apparmor: shared.apparmor,
+            personality: shared.personality,
         };
         let join = self.cgroup.join_of(self.init.pid)?;
-        let plan = build(&process, &Inputs {
-            init: self.init.pidfd.clone(),
-            kinds: shared.kinds,
-            pidns: shared.pidns,
-            given,
-            stdio: request.stdio.map(|fd| fd.map(Arc::new)),
-            tasks: join.tasks.into_iter().map(Arc::new).collect(),
-            cgroup: join.into.map(Arc::new),
-            keyring: shared.keyring.then(|| format!("_ses.{}", self.id)),
-        })?;
+        let plan = build(
+            &process,
+            &Inputs {
+                init: self.init.pidfd.clone(),
+                kinds: shared.kinds,
+                pidns: shared.pidns,
+                given,
+                stdio: request.stdio.map(|fd| fd.map(Arc::new)),
+                tasks: join.tasks.into_iter().map(Arc::new).collect(),
+                cgroup: join.into.map(Arc::new),
+                keyring: shared.keyring.then(|| format!("_ses.{}", self.id)),
+            },
+        )?;
         run(&plan)
     }
 
@@ -81,7 +85,9 @@ impl Container {
         let has = process.env().iter().flatten().any(|entry| entry.starts_with("HOME="));
         match has {
             true => String::new(),
-            false => passwd::home(&PathBuf::from(format!("/proc/{}/root", self.init.pid)), process.user().uid()),
+            false => {
+                passwd::home(&PathBuf::from(format!("/proc/{}/root", self.init.pid)), process.user().uid())
+            }
         }
     }
 }

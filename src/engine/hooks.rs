@@ -67,12 +67,19 @@ fn one(hook: &Hook, state: &[u8], inside: Option<&Inside>) -> Result<(), Error> 
         born.abandon();
         return Err(Error::doing("cannot be started", nix::errno::Errno::from_raw(errno).desc()));
     }
-    let limit = hook.timeout().filter(|seconds| *seconds > 0).map(|s| s.saturating_mul(1000).min(i32::MAX.into()) as i32);
-    let ended = process::poll_in(born.pidfd.as_fd(), limit.unwrap_or(-1)).doing(|| "waiting for it".into())?;
+    let limit = hook
+        .timeout()
+        .filter(|seconds| *seconds > 0)
+        .map(|s| s.saturating_mul(1000).min(i32::MAX.into()) as i32);
+    let ended =
+        process::poll_in(born.pidfd.as_fd(), limit.unwrap_or(-1)).doing(|| "waiting for it".into())?;
     if !ended {
         born.abandon();
         let seconds = hook.timeout().unwrap_or_default();
-        return Err(Error::doing(format!("did not end within its timeout of {seconds} s and was killed"), quote(output)));
+        return Err(Error::doing(
+            format!("did not end within its timeout of {seconds} s and was killed"),
+            quote(output),
+        ));
     }
     let exit = process::waitid(born.pidfd.as_fd(), libc::WEXITED).doing(|| "reaping it".into())?;
     match exit.map(|e| e.status) {

@@ -14,7 +14,8 @@ pub fn write(pid: i32, uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Resu
     for (file, map) in [("uid_map", uids), ("gid_map", gids)] {
         let path = format!("/proc/{pid}/{file}");
         let text = lines(map);
-        std::fs::write(&path, &text).doing(|| format!("writing {:?} to {file} (linux.{})", text, field(file)))?;
+        std::fs::write(&path, &text)
+            .doing(|| format!("writing {:?} to {file} (linux.{})", text, field(file)))?;
     }
     Ok(())
 }
@@ -32,7 +33,8 @@ fn lines(map: &[LinuxIdMapping]) -> String {
 
 /// The host id behind a container id; itself without a map.
 pub fn to_host(map: &[LinuxIdMapping], id: u32) -> u32 {
-    let inside = |m: &&LinuxIdMapping| (m.container_id()..m.container_id().saturating_add(m.size())).contains(&id);
+    let inside =
+        |m: &&LinuxIdMapping| (m.container_id()..m.container_id().saturating_add(m.size())).contains(&id);
     map.iter().find(inside).map_or(id, |m| m.host_id() + (id - m.container_id()))
 }
 

@@ -13,9 +13,10 @@ pub mod plan;
 pub mod rootfs;
 pub mod seccomp;
 pub mod state;
+mod unsupported;
 
 pub use container::{Container, KILL_WITHIN, Process, clear, poststop_of};
 pub use create::{CreateRequest, Created, create};
 pub use error::Error;
-pub use idmap::to_host;
 pub use exec::{ExecRequest, Executed};
+pub use idmap::to_host;

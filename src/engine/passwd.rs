@@ -21,7 +21,8 @@ fn read(root: &Path) -> Option<String> {
     let root = CString::new(root.as_os_str().as_encoded_bytes()).ok()?;
     let root = fs::openat(fs::CWD, &root, libc::O_PATH | libc::O_DIRECTORY, 0).ok()?;
     let resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
-    let file = fs::openat2(root.as_fd(), c"etc/passwd", libc::O_RDONLY | libc::O_NONBLOCK, 0, resolve).ok()?;
+    let file =
+        fs::openat2(root.as_fd(), c"etc/passwd", libc::O_RDONLY | libc::O_NONBLOCK, 0, resolve).ok()?;
     let regular = fs::fstat(file.as_fd()).ok()?.st_mode & libc::S_IFMT == libc::S_IFREG;
     let mut text = String::new();
     File::from(file).take(LIMIT).read_to_string(&mut text).ok().filter(|_| regular)?;

@@ -46,17 +46,22 @@ pub fn mount_all(mounts: &[RootfsMount], rootfs: &Path) -> Result<(), Error> {
 fn one(m: &RootfsMount, rootfs: &Path) -> Result<(), Error> {
     let target = match m.target.trim_start_matches('/') {
         "" => rootfs.to_path_buf(),
-        below if Path::new(below).components().all(|c| matches!(c, std::path::Component::Normal(_))) => rootfs.join(below),
+        below if Path::new(below).components().all(|c| matches!(c, std::path::Component::Normal(_))) => {
+            rootfs.join(below)
+        }
         other => return Err(Error::Spec(format!("target {other:?} leaves the rootfs"))),
     };
     let options = MountOptions::parse(&m.options);
     let target = c_string(target.as_os_str().as_encoded_bytes())?;
     let source = c_string(&m.source)?;
-    let flags = FLAGS.iter().filter(|(attr, _)| options.attributes.set & attr != 0).fold(0, |all, (_, ms)| all | ms);
+    let flags =
+        FLAGS.iter().filter(|(attr, _)| options.attributes.set & attr != 0).fold(0, |all, (_, ms)| all | ms);
     if options.bind || m.kind == "bind" {
         return bind(&source, &target, &options, flags);
     }
-    if let Some(option) = options.data.iter().find(|o| *o == "loop" || o.starts_with("uidmap=") || o.starts_with("gidmap=")) {
+    if let Some(option) =
+        options.data.iter().find(|o| *o == "loop" || o.starts_with("uidmap=") || o.starts_with("gidmap="))
+    {
         return Err(Error::Spec(format!("mount option {option:?} is not supported")));
     }
     let kind = c_string(&m.kind)?;
@@ -78,7 +83,13 @@ fn bind(source: &CString, target: &CString, options: &MountOptions, flags: u64) 
     Ok(())
 }
 
-fn attach(source: &CString, target: &CString, kind: &CString, flags: u64, data: &CString) -> crate::sys::Result<()> {
+fn attach(
+    source: &CString,
+    target: &CString,
+    kind: &CString,
+    flags: u64,
+    data: &CString,
+) -> crate::sys::Result<()> {
     mount::mount(Some(source), target, Some(kind), flags, Some(data))
 }
 
@@ -91,9 +102,13 @@ fn from_common_directory(
     flags: u64,
     data: &[String],
 ) -> Result<(), Error> {
-    let (dir, shorter) = shorten(data).ok_or_else(|| Error::Spec("its options are too long for mount(2)".into()))?;
+    let (dir, shorter) =
+        shorten(data).ok_or_else(|| Error::Spec("its options are too long for mount(2)".into()))?;
     if shorter.len() > DATA_MAX {
-        return Err(Error::Spec(format!("its options are too long for mount(2): {} of 4095 bytes", shorter.len())));
+        return Err(Error::Spec(format!(
+            "its options are too long for mount(2): {} of 4095 bytes",
+            shorter.len()
+        )));
     }
     let (dir, shorter) = (c_string(dir.as_os_str().as_encoded_bytes())?, c_string(shorter)?);
     let work = move || {
@@ -101,7 +116,8 @@ fn from_common_directory(
         crate::sys::fs::chdir(&dir)?;
         attach(&source, &target, &kind, flags, &shorter)
     };
-    let thread = std::thread::Builder::new().name("mount".into()).spawn(work).doing(|| "starting a thread".into())?;
+    let thread =
+        std::thread::Builder::new().name("mount".into()).spawn(work).doing(|| "starting a thread".into())?;
     let outcome = thread.join().map_err(|_| Error::Spec("the mounting thread died".into()))?;
     outcome.doing(|| "mount from the layers' common directory".into())
 }
@@ -116,7 +132,8 @@ fn shorten(data: &[String]) -> Option<(PathBuf, String)> {
     }
     let relative: Option<Vec<&str>> = layers.iter().map(|l| l.strip_prefix(&common).ok()?.to_str()).collect();
     let lower = format!("lowerdir={}", relative?.join(":"));
-    let words: Vec<&str> = data.iter().map(|w| if w.starts_with("lowerdir=") { &lower } else { w.as_str() }).collect();
+    let words: Vec<&str> =
+        data.iter().map(|w| if w.starts_with("lowerdir=") { &lower } else { w.as_str() }).collect();
     Some((common, words.join(",")))
 }
 
@@ -142,7 +159,8 @@ mod tests {
 
     #[test]
     fn long_layer_lists_are_named_from_their_common_directory() {
-        let data = ["index=off".into(), "lowerdir=/var/snap/1/fs:/var/snap/22/fs".into(), "workdir=/w".into()];
+        let data =
+            ["index=off".into(), "lowerdir=/var/snap/1/fs:/var/snap/22/fs".into(), "workdir=/w".into()];
         let (dir, text) = shorten(&data).unwrap();
         assert_eq!(dir, Path::new("/var/snap"));
         assert_eq!(text, "index=off,lowerdir=1/fs:22/fs,workdir=/w");

@@ -19,6 +19,9 @@ pub struct State {
     /// /proc/sys/kernel/random/boot_id: a pid of another boot names nobody.
     pub boot_id: String,
     pub cgroup: Option<Cgroup>,
+    /// Create found the cgroup empty and took it: whoever is in it now is the container's.
+    #[serde(default)]
+    pub owns_cgroup: bool,
     /// Init, once cloned.
     pub pid: Option<i32>,
     /// Its start time (field 22 of proc_pid_stat(5)): tells it from a later process with the same pid.
@@ -45,6 +48,7 @@ impl State {
             id: id.into(),
             boot_id: boot_id(),
             cgroup: None,
+            owns_cgroup: false,
             pid: None,
             start_time: 0,
             rootfs: None,

@@ -16,9 +16,9 @@ const SELINUX: bool = true;
 const INTEL_RDT: bool = false;
 const NET_DEVICES: bool = false;
 const MEMORY_POLICY: bool = false;
-const IDMAP: bool = true;
+const IDMAP: bool = false;
 /// Options that the parser knows and the engine refuses.
-const MOUNT_OPTIONS_REFUSED: &[&str] = &[];
+const MOUNT_OPTIONS_REFUSED: &[&str] = &["idmap", "remount", "ridmap", "tmpcopyup"];
 
 pub const NAMESPACES: &[&str] = &["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"];
 pub const HOOKS: &[&str] =
@@ -31,7 +31,6 @@ const SECCOMP_ACTIONS: &[&str] = &[
     "SCMP_ACT_KILL_PROCESS",
     "SCMP_ACT_KILL_THREAD",
     "SCMP_ACT_LOG",
-    "SCMP_ACT_NOTIFY",
     "SCMP_ACT_TRACE",
     "SCMP_ACT_TRAP",
 ];
@@ -46,12 +45,8 @@ const SECCOMP_OPERATORS: &[&str] = &[
 ];
 const SECCOMP_ARCHS: &[&str] =
     &["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"];
-const SECCOMP_FLAGS: &[&str] = &[
-    "SECCOMP_FILTER_FLAG_TSYNC",
-    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
-    "SECCOMP_FILTER_FLAG_LOG",
-    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
-];
+const SECCOMP_FLAGS: &[&str] =
+    &["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_LOG"];
 const MEMORY_POLICY_MODES: &[&str] = &[
     "MPOL_BIND",
     "MPOL_DEFAULT",

@@ -34,7 +34,8 @@ impl Tasks {
         let (spec, warnings) = oci::spec::load(&bundle).map_err(error::invalid_argument)?;
         oci::validate::check(&spec).map_err(error::invalid_argument)?;
         warnings.iter().for_each(|warning| log::warn!("container {id}: {warning}"));
-        let options = resolve(request.options.as_ref(), spec.annotations().as_ref().unwrap_or(&Default::default()))?;
+        let options =
+            resolve(request.options.as_ref(), spec.annotations().as_ref().unwrap_or(&Default::default()))?;
         let streams = self.streams(&request, &spec, &options);
         let (ends, io) = stdio::open(&streams).await.map_err(error::invalid_argument)?;
         let create = engine_request(&request, bundle.clone(), spec, ends, &options);
@@ -74,7 +75,12 @@ impl Tasks {
         Ok(task)
     }
 
-    fn streams(&self, request: &CreateTaskRequest, spec: &oci::spec::Spec, options: &Options) -> stdio::Request {
+    fn streams(
+        &self,
+        request: &CreateTaskRequest,
+        spec: &oci::spec::Spec,
+        options: &Options,
+    ) -> stdio::Request {
         let linux = spec.linux().as_ref();
         let user = spec.process().as_ref().map_or((0, 0), |p| (p.user().uid(), p.user().gid()));
         let uids = linux.and_then(|l| l.uid_mappings().as_deref()).unwrap_or_default();
@@ -94,7 +100,10 @@ impl Tasks {
 
 /// IoUid and IoGid win over the process's own ids.
 pub fn owner_of((uid, gid): (u32, u32), options: &Options) -> (u32, u32) {
-    (if options.io_uid != 0 { options.io_uid } else { uid }, if options.io_gid != 0 { options.io_gid } else { gid })
+    (
+        if options.io_uid != 0 { options.io_uid } else { uid },
+        if options.io_gid != 0 { options.io_gid } else { gid },
+    )
 }
 
 fn engine_request(

@@ -44,7 +44,8 @@ impl Inflight {
             Err(_) => None,
         };
         self.forget(&key);
-        outcome.unwrap_or_else(|| Err(super::error::internal(format!("{} of {} was abandoned", key.0, key.1))))
+        outcome
+            .unwrap_or_else(|| Err(super::error::internal(format!("{} of {} was abandoned", key.0, key.1))))
     }
 
     fn join_or_spawn<F>(&self, key: &Key, operation: impl FnOnce() -> F) -> Pending
@@ -82,7 +83,8 @@ impl Inflight {
     /// Drops what nobody took of earlier lives of `container`, but for operations of `verb`.
     pub fn forget_all(&self, container: &str, but: &'static str) {
         let mut operations = self.operations.lock().unwrap_or_else(|e| e.into_inner());
-        operations.retain(|(verb, id, _), pending| id != container || *verb == but || pending.borrow().is_none());
+        operations
+            .retain(|(verb, id, _), pending| id != container || *verb == but || pending.borrow().is_none());
     }
 }
 

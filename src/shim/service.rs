@@ -143,6 +143,7 @@ impl TaskService for Service {
         oci::validate::check_id("exec", &r.exec_id).map_err(error::invalid_argument)?;
         let task = self.tasks.get(&r.id)?;
         let (spec, warnings) = oci::spec::parse_process(&r.spec.value).map_err(error::invalid_argument)?;
+        oci::validate::check_process(&spec, "process").map_err(error::invalid_argument)?;
         warnings.iter().for_each(|warning| log::warn!("exec {} in {}: {warning}", r.exec_id, r.id));
         let owner = task.container.host_ids(spec.user().uid(), spec.user().gid());
         let streams = stdio::Request {
@@ -164,7 +165,10 @@ impl TaskService for Service {
         let (task, process) = self.process(&r.id, &r.exec_id)?;
         // Signal 0 asks whether the process is there (kill(2)).
         if r.signal > MAX_SIGNAL {
-            return Err(error::invalid_argument(format!("signal {} does not exist: use 1 to {MAX_SIGNAL}", r.signal)));
+            return Err(error::invalid_argument(format!(
+                "signal {} does not exist: use 1 to {MAX_SIGNAL}",
+                r.signal
+            )));
         }
         let signal = r.signal as i32;
         let started = Instant::now();
@@ -189,6 +193,7 @@ impl TaskService for Service {
     async fn update(&self, _: &TtrpcContext, r: UpdateTaskRequest) -> Answer<Empty> {
         let (task, tasks) = (self.tasks.get(&r.id)?, self.tasks.clone());
         let resources = oci::spec::parse_resources(&r.resources.value).map_err(error::invalid_argument)?;
+        oci::validate::check_resources(&resources, "resources").map_err(error::invalid_argument)?;
         // Two updates with other values are two operations.
         let what = String::from_utf8_lossy(&r.resources.value).into_owned();
         self.mutate(("Update", r.id, what), || tasks.update(task, resources)).await.map(|_| Empty::new())
@@ -265,7 +270,8 @@ impl TaskService for Service {
 
     async fn stats(&self, _: &TtrpcContext, r: StatsRequest) -> Answer<StatsResponse> {
         let container = self.tasks.get(&r.id)?.container.clone();
-        let stats = blocking(move || container.cgroup.stats()).await?.map_err(|e| super::tasks::refuse(e.into()))?;
+        let stats =
+            blocking(move || container.cgroup.stats()).await?.map_err(|e| super::tasks::refuse(e.into()))?;
         let stats = stats::any(stats).map_err(error::internal)?;
         Ok(StatsResponse { stats: Some(stats).into(), ..Default::default() })
     }

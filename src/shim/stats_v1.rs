@@ -14,7 +14,8 @@ macro_rules! message {
 
 pub fn metrics(stats: Stats) -> wire::Metrics {
     let mut metrics = wire::Metrics::new();
-    metrics.hugetlb = stats.hugetlb.iter().map(|h| message!(h => HugetlbStat { usage, max, failcnt, pagesize })).collect();
+    metrics.hugetlb =
+        stats.hugetlb.iter().map(|h| message!(h => HugetlbStat { usage, max, failcnt, pagesize })).collect();
     metrics.pids = stats.pids.map(|p| message!(p => PidsStat { current, limit })).into();
     metrics.cpu = stats.cpu.map(cpu).into();
     metrics.memory = stats.memory.map(memory).into();
@@ -29,7 +30,8 @@ pub fn metrics(stats: Stats) -> wire::Metrics {
 fn cpu(cpu: Cpu) -> wire::CPUStat {
     let mut message = wire::CPUStat::new();
     message.usage = Some(message!(cpu => CPUUsage { total, kernel, user, per_cpu })).into();
-    message.throttling = Some(message!(cpu => Throttle { periods, throttled_periods, throttled_time })).into();
+    message.throttling =
+        Some(message!(cpu => Throttle { periods, throttled_periods, throttled_time })).into();
     message
 }
 
@@ -41,7 +43,8 @@ fn memory(memory: Memory) -> wire::MemoryStat {
     total(&mut message, &memory.total);
     message.hierarchical_memory_limit = memory.hierarchical_memory_limit;
     message.hierarchical_swap_limit = memory.hierarchical_swap_limit;
-    let entry = |e: Option<MemoryEntry>| e.map(|e| message!(e => MemoryEntry { limit, usage, max, failcnt })).into();
+    let entry =
+        |e: Option<MemoryEntry>| e.map(|e| message!(e => MemoryEntry { limit, usage, max, failcnt })).into();
     message.usage = entry(memory.usage);
     message.swap = entry(memory.swap);
     message.kernel = entry(memory.kernel);

@@ -14,7 +14,11 @@ macro_rules! message {
 
 pub fn metrics(stats: Stats) -> wire::Metrics {
     let mut metrics = wire::Metrics::new();
-    metrics.hugetlb = stats.hugetlb.iter().map(|h| message!(h => HugeTlbStat { current, max, pagesize, failcnt })).collect();
+    metrics.hugetlb = stats
+        .hugetlb
+        .iter()
+        .map(|h| message!(h => HugeTlbStat { current, max, pagesize, failcnt }))
+        .collect();
     metrics.pids = stats.pids.map(|p| message!(p => PidsStat { current, limit })).into();
     metrics.cpu = stats.cpu.map(cpu).into();
     metrics.memory = stats.memory.map(memory).into();
@@ -35,7 +39,8 @@ fn cpu(cpu: Cpu) -> wire::CPUStat {
 }
 
 fn psi(psi: Psi) -> wire::PSIStats {
-    let line = |line: Option<PsiLine>| line.map(|l| message!(l => PSIData { avg10, avg60, avg300, total })).into();
+    let line =
+        |line: Option<PsiLine>| line.map(|l| message!(l => PSIData { avg10, avg60, avg300, total })).into();
     let mut message = wire::PSIStats::new();
     message.some = line(psi.some);
     message.full = line(psi.full);

@@ -44,7 +44,11 @@ async fn stop(task: Arc<Task>) {
         }
         signal(&task, task.options.stop_signal);
         if tokio::time::timeout(task.options.stop_timeout, task.init.ended()).await.is_err() {
-            log::warn!("container {}: still there after {:?}, killing it", task.id, task.options.stop_timeout);
+            log::warn!(
+                "container {}: still there after {:?}, killing it",
+                task.id,
+                task.options.stop_timeout
+            );
             signal(&task, libc::SIGKILL);
         }
     }

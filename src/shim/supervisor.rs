@@ -5,8 +5,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::io::unix::AsyncFd;
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::process::{Exit, Process, Status};
 use super::proto::events::TaskExit;
@@ -20,7 +20,10 @@ const DRAIN: Duration = Duration::from_secs(2);
 const OTHERS: Duration = Duration::from_secs(5);
 
 /// An owned descriptor on the runtime's epoll.
-#[expect(deprecated, reason = "the successor is unsafe; an owned descriptor stays open as long as it is registered")]
+#[expect(
+    deprecated,
+    reason = "the successor is unsafe; an owned descriptor stays open as long as it is registered"
+)]
 pub fn register<F: AsRawFd>(file: F, interest: Interest) -> std::io::Result<AsyncFd<F>> {
     AsyncFd::with_interest(file, interest)
 }
@@ -116,7 +119,10 @@ pub fn watch_oom(task: &Arc<Task>, journal: &Journal) {
     tokio::spawn(async move {
         let Some((file, interest)) = task.oom_file().await else { return };
         let Ok(file) = register(file, interest) else {
-            log::warn!("container {}: out of epoll watches; out-of-memory kills are told at exit only", task.id);
+            log::warn!(
+                "container {}: out of epoll watches; out-of-memory kills are told at exit only",
+                task.id
+            );
             return;
         };
         loop {

@@ -39,7 +39,13 @@ pub struct Exec {
 }
 
 impl Task {
-    pub fn new(bundle: PathBuf, container: Container, init: Arc<Process>, options: Options, oom: Option<OomWatch>) -> Self {
+    pub fn new(
+        bundle: PathBuf,
+        container: Container,
+        init: Arc<Process>,
+        options: Options,
+        oom: Option<OomWatch>,
+    ) -> Self {
         Self {
             id: container.id.clone(),
             bundle,
@@ -68,12 +74,16 @@ impl Task {
 
     pub fn exec(&self, exec_id: &str) -> ttrpc::Result<Arc<Exec>> {
         let found = self.execs().get(exec_id).cloned();
-        found.ok_or_else(|| error::not_found(format!("process {exec_id} does not exist in container {}", self.id)))
+        found.ok_or_else(|| {
+            error::not_found(format!("process {exec_id} does not exist in container {}", self.id))
+        })
     }
 
     pub fn add_exec(&self, exec_id: &str, exec: Exec) -> ttrpc::Result<()> {
         match self.execs().entry(exec_id.into()) {
-            std::collections::hash_map::Entry::Occupied(_) => Err(error::already_exists(format!("id {exec_id}"))),
+            std::collections::hash_map::Entry::Occupied(_) => {
+                Err(error::already_exists(format!("id {exec_id}")))
+            }
             std::collections::hash_map::Entry::Vacant(place) => {
                 place.insert(Arc::new(exec));
                 Ok(())

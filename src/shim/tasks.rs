@@ -38,7 +38,9 @@ pub struct Tasks {
 
 /// Runs blocking work on a thread of its own.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> ttrpc::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| error::internal(format!("a worker thread failed: {e}")))
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| error::internal(format!("a worker thread failed: {e}")))
 }
 
 /// The status of an engine failure.
@@ -52,7 +54,13 @@ pub fn refuse(e: engine::Error) -> ttrpc::Error {
 
 impl Tasks {
     pub fn new(namespace: String, journal: Journal) -> Self {
-        Self { namespace, journal, inflight: Inflight::default(), tasks: Arc::default(), used: Arc::default() }
+        Self {
+            namespace,
+            journal,
+            inflight: Inflight::default(),
+            tasks: Arc::default(),
+            used: Arc::default(),
+        }
     }
 
     fn map(&self) -> MutexGuard<'_, HashMap<String, Arc<Task>>> {
@@ -60,7 +68,10 @@ impl Tasks {
     }
 
     pub fn get(&self, id: &str) -> ttrpc::Result<Arc<Task>> {
-        self.map().get(id).cloned().ok_or_else(|| error::not_found(format!("container {id} does not exist in this shim")))
+        self.map()
+            .get(id)
+            .cloned()
+            .ok_or_else(|| error::not_found(format!("container {id} does not exist in this shim")))
     }
 
     pub fn all(&self) -> Vec<Arc<Task>> {
@@ -93,8 +104,15 @@ impl Tasks {
         let _order = task.init.order.lock().await;
         match task.init.status() {
             Status::Created if !task.is_ending() => {}
-            Status::Running => return Err(error::failed_precondition(format!("container {} is running already", task.id))),
-            _ => return Err(error::failed_precondition(format!("container {} has stopped: process already finished", task.id))),
+            Status::Running => {
+                return Err(error::failed_precondition(format!("container {} is running already", task.id)));
+            }
+            _ => {
+                return Err(error::failed_precondition(format!(
+                    "container {} has stopped: process already finished",
+                    task.id
+                )));
+            }
         }
         let container = task.container.clone();
         blocking(move || container.start()).await?.map_err(refuse)?;
@@ -115,7 +133,10 @@ impl Tasks {
         mut spec: oci_spec::runtime::Process,
     ) -> ttrpc::Result<()> {
         if task.is_ending() {
-            return Err(error::failed_precondition(format!("container {} init process is not running", task.id)));
+            return Err(error::failed_precondition(format!(
+                "container {} init process is not running",
+                task.id
+            )));
         }
         spec.set_terminal(Some(streams.terminal));
         let process = Arc::new(Process::new(exec_id, streams));
@@ -129,18 +150,25 @@ impl Tasks {
 
     /// Start of an exec'd process.
     pub async fn start_exec(self, task: Arc<Task>, exec: Arc<Exec>) -> Outcome {
-        let not_running = || error::failed_precondition(format!("container {} init process is not running", task.id));
+        let not_running =
+            || error::failed_precondition(format!("container {} init process is not running", task.id));
         let _alive = task.life.try_read().map_err(|_| not_running())?;
         if task.is_ending() || task.init.status() != Status::Running {
             return Err(not_running());
         }
         if task.is_paused() {
-            return Err(error::failed_precondition(format!("container {} is paused: resume it first", task.id)));
+            return Err(error::failed_precondition(format!(
+                "container {} is paused: resume it first",
+                task.id
+            )));
         }
         let process = exec.process.clone();
         let _order = process.order.lock().await;
         if process.status() != Status::Created {
-            return Err(error::failed_precondition(format!("process {} has been started already", process.exec_id)));
+            return Err(error::failed_precondition(format!(
+                "process {} has been started already",
+                process.exec_id
+            )));
         }
         let spec = exec.spec.lock().unwrap_or_else(|e| e.into_inner()).clone();
         let spec = spec.ok_or_else(|| error::internal("the exec's process is lost"))?;
@@ -176,14 +204,25 @@ impl Tasks {
     }
 
     /// Kill of one process, or of all. Takes no lock that anything slow holds.
-    pub async fn kill(&self, task: &Arc<Task>, process: &Process, signal: i32, all: bool) -> ttrpc::Result<()> {
+    pub async fn kill(
+        &self,
+        task: &Arc<Task>,
+        process: &Process,
+        signal: i32,
+        all: bool,
+    ) -> ttrpc::Result<()> {
         if all && process.is_init() {
             let container = task.container.clone();
             return blocking(move || container.signal_all(signal)).await?.map_err(refuse);
         }
         let kernel = match (process.status(), process.kernel()) {
             (Status::Stopped(_), _) => return Err(error::not_found("process already finished")),
-            (_, None) => return Err(error::failed_precondition(format!("process {} has not been started", process.exec_id))),
+            (_, None) => {
+                return Err(error::failed_precondition(format!(
+                    "process {} has not been started",
+                    process.exec_id
+                )));
+            }
             (_, Some(kernel)) => kernel,
         };
         if kernel.peek().is_some() {
@@ -236,7 +275,10 @@ impl Tasks {
     /// Delete of a container: everything it had goes.
     pub async fn delete(self, task: Arc<Task>) -> Outcome {
         if task.init.status() == Status::Running {
-            return Err(error::failed_precondition(format!("container {} is running: kill it first", task.id)));
+            return Err(error::failed_precondition(format!(
+                "container {} is running: kill it first",
+                task.id
+            )));
         }
         if task.init.status() == Status::Created
             && let Some(kernel) = task.init.kernel()
@@ -267,7 +309,10 @@ impl Tasks {
     /// Delete of an exec'd process. One never started answers status 0.
     pub async fn delete_exec(self, task: Arc<Task>, process: Arc<Process>) -> Outcome {
         if process.status() == Status::Running {
-            return Err(error::failed_precondition(format!("process {} is running: kill it first", process.exec_id)));
+            return Err(error::failed_precondition(format!(
+                "process {} is running: kill it first",
+                process.exec_id
+            )));
         }
         close(&process, CLOSE_GRACE).await;
         task.remove_exec(&process.exec_id);
@@ -287,7 +332,11 @@ fn escalate(task: Arc<Task>) {
         if tokio::time::timeout(task.options.stop_timeout, task.init.ended()).await.is_err()
             && let Some(kernel) = task.init.kernel()
         {
-            log::warn!("container {}: still there after {:?}, killing it", task.id, task.options.stop_timeout);
+            log::warn!(
+                "container {}: still there after {:?}, killing it",
+                task.id,
+                task.options.stop_timeout
+            );
             // It may have ended this very moment.
             let _ = kernel.signal(libc::SIGKILL);
         }
@@ -295,10 +344,17 @@ fn escalate(task: Arc<Task>) {
 }
 
 /// Options of one container: annotations, then the request's, then the host's.
-pub fn resolve(request: Option<&super::proto::Any>, annotations: &HashMap<String, String>) -> ttrpc::Result<Options> {
+pub fn resolve(
+    request: Option<&super::proto::Any>,
+    annotations: &HashMap<String, String>,
+) -> ttrpc::Result<Options> {
     let request: Vec<_> = request.into_iter().cloned().collect();
     let resolved = options::resolve(&request, annotations).map_err(error::invalid_argument)?;
     resolved.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    if resolved.options.systemd_cgroup {
+        let remedy = "set SystemdCgroup = false, and give clients and kubelet the cgroupfs driver";
+        return Err(error::invalid_argument(format!("the systemd cgroup driver is not supported: {remedy}")));
+    }
     Ok(resolved.options)
 }
 
@@ -306,6 +362,8 @@ pub fn resolve(request: Option<&super::proto::Any>, annotations: &HashMap<String
 pub fn check_bundle(bundle: &Path) -> ttrpc::Result<()> {
     match bundle.is_absolute() {
         true => Ok(()),
-        false => Err(error::invalid_argument(format!("bundle {:?} is not an absolute path", bundle.display()))),
+        false => {
+            Err(error::invalid_argument(format!("bundle {:?} is not an absolute path", bundle.display())))
+        }
     }
 }

@@ -4,9 +4,9 @@ use std::convert::Infallible;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
+use super::Result;
 use super::error::check;
 use super::fs::own;
-use super::Result;
 
 /// From `linux/sched.h`; libc's constant is too narrow for it.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -23,7 +23,11 @@ pub struct Cloned {
 /// `flags` are namespaces to create and `CLONE_PARENT`; `cgroup` (Linux 5.7) is the cgroup v2 directory that the
 /// child is born in. The shim may have other threads, whose locks stay locked in the copy for ever: `child` may call
 /// nothing but `sys`, and ends in execve(2) or _exit(2). A debug build enforces the first half (`alloc_guard`).
-pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>, child: impl FnOnce() -> Infallible) -> Result<Cloned> {
+pub fn clone3(
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    child: impl FnOnce() -> Infallible,
+) -> Result<Cloned> {
     let mut pidfd: i32 = -1;
     // SAFETY: clone_args is plain integers, for which all zeroes is valid.
     let mut args: libc::clone_args = unsafe { MaybeUninit::zeroed().assume_init() };

@@ -100,12 +100,14 @@ pub fn capbset_read(cap: u8) -> Result<bool> {
 
 /// prctl(2) `PR_CAP_AMBIENT_CLEAR_ALL`.
 pub fn ambient_clear() -> Result<()> {
-    prctl("PR_CAP_AMBIENT_CLEAR_ALL", libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as u64, 0).map(drop)
+    prctl("PR_CAP_AMBIENT_CLEAR_ALL", libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as u64, 0)
+        .map(drop)
 }
 
 /// prctl(2) `PR_CAP_AMBIENT_RAISE`.
 pub fn ambient_raise(cap: u8) -> Result<()> {
-    prctl("PR_CAP_AMBIENT_RAISE", libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as u64, cap.into()).map(drop)
+    prctl("PR_CAP_AMBIENT_RAISE", libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as u64, cap.into())
+        .map(drop)
 }
 
 /// prctl(2) `PR_SET_KEEPCAPS`.

@@ -20,7 +20,8 @@ pub fn sched_core_create() -> Result<()> {
     const SCOPE_THREAD: libc::c_ulong = 0;
     const UNUSED: libc::c_ulong = 0;
     // SAFETY: takes integers only; the last argument must be zero for this operation.
-    let r = unsafe { libc::prctl(libc::PR_SCHED_CORE, libc::PR_SCHED_CORE_CREATE, SELF, SCOPE_THREAD, UNUSED) };
+    let r =
+        unsafe { libc::prctl(libc::PR_SCHED_CORE, libc::PR_SCHED_CORE_CREATE, SELF, SCOPE_THREAD, UNUSED) };
     check("prctl(PR_SCHED_CORE)", r.into()).map(drop)
 }
 

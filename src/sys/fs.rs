@@ -29,7 +29,13 @@ pub fn openat2(dir: BorrowedFd<'_>, path: &CStr, flags: i32, mode: u32, resolve:
     loop {
         // SAFETY: path is NUL-terminated and `how` is a live open_how of the size passed.
         let r = unsafe {
-            libc::syscall(libc::SYS_openat2, dir.as_raw_fd(), path.as_ptr(), &how, size_of::<libc::open_how>())
+            libc::syscall(
+                libc::SYS_openat2,
+                dir.as_raw_fd(),
+                path.as_ptr(),
+                &how,
+                size_of::<libc::open_how>(),
+            )
         };
         match check("openat2", r) {
             // KERNEL: a concurrent rename or mount makes RESOLVE_IN_ROOT and _BENEATH answer EAGAIN; try again.
@@ -104,7 +110,7 @@ pub fn fstatfs_magic(fd: BorrowedFd<'_>) -> Result<i64> {
     let r = unsafe { libc::fstatfs(fd.as_raw_fd(), st.as_mut_ptr()) };
     check("fstatfs", r.into())?;
     // SAFETY: the kernel filled it in.
-    Ok(unsafe { st.assume_init() }.f_type as i64)
+    Ok(unsafe { st.assume_init() }.f_type)
 }
 
 /// fchownat(2); an empty `path` means the descriptor itself.
@@ -132,7 +138,9 @@ pub fn fchmod(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
 pub fn faccessat(dir: BorrowedFd<'_>, path: &CStr, mode: i32) -> Result<()> {
     // KERNEL: glibc emulates AT_EACCESS before 5.8; the raw faccessat2 keeps to the kernel's verdict.
     // SAFETY: path is NUL-terminated.
-    let r = unsafe { libc::syscall(libc::SYS_faccessat2, dir.as_raw_fd(), path.as_ptr(), mode, libc::AT_EACCESS) };
+    let r = unsafe {
+        libc::syscall(libc::SYS_faccessat2, dir.as_raw_fd(), path.as_ptr(), mode, libc::AT_EACCESS)
+    };
     check("faccessat2", r).map(drop)
 }
 

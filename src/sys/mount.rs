@@ -6,9 +6,9 @@ use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
+use super::Result;
 use super::error::check;
 use super::fs::own;
-use super::Result;
 
 /// `FSOPEN_CLOEXEC` and friends are not in libc; values from `linux/mount.h`.
 const FSOPEN_CLOEXEC: u32 = 1;
@@ -44,7 +44,13 @@ pub fn fsopen(kind: &CStr) -> Result<OwnedFd> {
     check("fsopen", r).map(own)
 }
 
-fn fsconfig(ctx: BorrowedFd<'_>, cmd: u32, key: *const libc::c_char, value: *const libc::c_char, aux: i32) -> Result<()> {
+fn fsconfig(
+    ctx: BorrowedFd<'_>,
+    cmd: u32,
+    key: *const libc::c_char,
+    value: *const libc::c_char,
+    aux: i32,
+) -> Result<()> {
     // SAFETY: key and value are NUL-terminated or null, as `cmd` asks.
     let r = unsafe { libc::syscall(libc::SYS_fsconfig, ctx.as_raw_fd(), cmd, key, value, aux) };
     check("fsconfig", r).map(drop)
@@ -90,9 +96,8 @@ pub fn move_mount(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
     let flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;
     let empty = c"".as_ptr();
     // SAFETY: both paths are the empty string.
-    let r = unsafe {
-        libc::syscall(libc::SYS_move_mount, from.as_raw_fd(), empty, to.as_raw_fd(), empty, flags)
-    };
+    let r =
+        unsafe { libc::syscall(libc::SYS_move_mount, from.as_raw_fd(), empty, to.as_raw_fd(), empty, flags) };
     check("move_mount", r).map(drop)
 }
 
@@ -101,13 +106,26 @@ pub fn mount_setattr(dir: BorrowedFd<'_>, path: &CStr, flags: u32, attr: &MountA
     // SAFETY: path is NUL-terminated, attr is a live mount_attr of the size passed.
     let r = unsafe {
         let size = size_of::<MountAttr>();
-        libc::syscall(libc::SYS_mount_setattr, dir.as_raw_fd(), path.as_ptr(), flags, attr as *const MountAttr, size)
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            dir.as_raw_fd(),
+            path.as_ptr(),
+            flags,
+            attr as *const MountAttr,
+            size,
+        )
     };
     check("mount_setattr", r).map(drop)
 }
 
 /// mount(2). `None` is a null pointer.
-pub fn mount(source: Option<&CStr>, target: &CStr, kind: Option<&CStr>, flags: u64, data: Option<&CStr>) -> Result<()> {
+pub fn mount(
+    source: Option<&CStr>,
+    target: &CStr,
+    kind: Option<&CStr>,
+    flags: u64,
+    data: Option<&CStr>,
+) -> Result<()> {
     let ptr = |s: Option<&CStr>| s.map_or(ptr::null(), CStr::as_ptr);
     // SAFETY: every string is NUL-terminated or null.
     let r = unsafe { libc::mount(ptr(source), target.as_ptr(), ptr(kind), flags, ptr(data).cast()) };

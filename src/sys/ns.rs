@@ -4,9 +4,9 @@ use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use super::Result;
 use super::error::check;
 use super::fs::own;
-use super::Result;
 
 /// unshare(2). The caller passes no `CLONE_FILES`, so every thread keeps the shared descriptor table.
 pub fn unshare(flags: i32) -> Result<()> {

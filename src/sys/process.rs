@@ -89,7 +89,8 @@ pub fn setrlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
 pub fn getrlimit(resource: u32) -> Result<(u64, u64)> {
     let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: limit is a live rlimit64; no new value is given.
-    let r = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, ptr::null::<libc::rlimit64>(), &mut limit) };
+    let r =
+        unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, ptr::null::<libc::rlimit64>(), &mut limit) };
     check("getrlimit", r)?;
     Ok((limit.rlim_cur, limit.rlim_max))
 }
@@ -170,7 +171,8 @@ pub fn signalfd(signals: &[i32]) -> Result<OwnedFd> {
 pub fn signalfd_read(fd: BorrowedFd<'_>) -> Result<Option<i32>> {
     let mut info = MaybeUninit::<libc::signalfd_siginfo>::uninit();
     // SAFETY: info is room for one signalfd_siginfo.
-    let r = unsafe { libc::read(fd.as_raw_fd(), info.as_mut_ptr().cast(), size_of::<libc::signalfd_siginfo>()) };
+    let r =
+        unsafe { libc::read(fd.as_raw_fd(), info.as_mut_ptr().cast(), size_of::<libc::signalfd_siginfo>()) };
     match check("read", r as libc::c_long) {
         Err(e) if e.is(libc::EAGAIN) => Ok(None),
         Err(e) => Err(e),

@@ -48,13 +48,16 @@ pub fn send(sock: BorrowedFd<'_>, data: &[u8], fd: Option<BorrowedFd<'_>>) -> Re
     let msg = message(&mut iov, &mut control, fd.is_some());
     if let Some(fd) = fd {
         let header: *mut libc::cmsghdr = (&raw mut control.0).cast();
-        // SAFETY: control is large enough and aligned for one cmsghdr and one descriptor behind it.
-        unsafe {
-            (*header).cmsg_level = libc::SOL_SOCKET;
-            (*header).cmsg_type = libc::SCM_RIGHTS;
-            (*header).cmsg_len = CMSG_LEN as _;
-            ptr::write_unaligned(libc::CMSG_DATA(header).cast::<RawFd>(), fd.as_raw_fd());
-        }
+        // SAFETY: cmsghdr is plain integers, for which all zeroes is valid.
+        let mut filled: libc::cmsghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+        filled.cmsg_level = libc::SOL_SOCKET;
+        filled.cmsg_type = libc::SCM_RIGHTS;
+        filled.cmsg_len = CMSG_LEN as _;
+        // SAFETY: control is large enough and aligned for one cmsghdr.
+        unsafe { ptr::write(header, filled) };
+        let data = (&raw mut control.0).cast::<u8>().wrapping_add(CMSG_LEN - size_of::<RawFd>());
+        // SAFETY: the descriptor has its place behind the header.
+        unsafe { ptr::write_unaligned(data.cast::<RawFd>(), fd.as_raw_fd()) };
     }
     // SAFETY: msg points to the live iov and control above.
     let r = unsafe { libc::sendmsg(sock.as_raw_fd(), &msg, libc::MSG_NOSIGNAL) };
@@ -79,8 +82,8 @@ pub fn recv(sock: BorrowedFd<'_>, buf: &mut [u8]) -> Result<(usize, Option<Owned
     let header = unsafe { ptr::read(header) };
     let is_fd = header.cmsg_level == libc::SOL_SOCKET
         && header.cmsg_type == libc::SCM_RIGHTS
-        && header.cmsg_len as usize == CMSG_LEN
-        && msg.msg_controllen as usize >= CMSG_LEN;
+        && header.cmsg_len == CMSG_LEN
+        && msg.msg_controllen >= CMSG_LEN;
     let fd = is_fd.then(|| {
         let at = (&raw const control.0).cast::<u8>().wrapping_add(CMSG_LEN - size_of::<RawFd>());
         // SAFETY: the control message says that a descriptor stands there, now ours.

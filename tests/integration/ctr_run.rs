@@ -196,7 +196,8 @@ fn missing_program_is_named_in_the_error() {
 fn pid_1_sees_only_its_own_processes_and_host_name_is_settable() {
     needs_containers!();
     let namespace = Containerd::shared().namespace();
-    let answer = namespace.run(&["--rm"], "a", &["sh", "-c", "echo $$; hostname; set -- /proc/[0-9]*; echo $#"]).ok();
+    let answer =
+        namespace.run(&["--rm"], "a", &["sh", "-c", "echo $$; hostname; set -- /proc/[0-9]*; echo $#"]).ok();
     let words: Vec<_> = answer.split_whitespace().collect();
     assert_eq!((words[0], words[words.len() - 1]), ("1", "1"), "{answer:?}");
 }

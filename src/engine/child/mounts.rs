@@ -9,7 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::Outcome;
 use super::room::Room;
 use crate::engine::plan::{Device, Links, Mount, Source, Target};
-use crate::sys::mount::{self as kernel, AT_EMPTY_PATH, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW, MountAttr, OPEN_TREE_CLONE};
+use crate::sys::mount::{
+    self as kernel, AT_EMPTY_PATH, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW, MountAttr, OPEN_TREE_CLONE,
+};
 use crate::sys::{Error, Result, fs};
 
 const IN_ROOT: u64 = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
@@ -96,7 +98,13 @@ fn set_propagation(at: BorrowedFd<'_>, flags: &[u64]) -> Outcome {
 
 type Options = [(std::ffi::CString, Option<std::ffi::CString>)];
 
-fn filesystem(room: &mut Room, kind: &CStr, source: &CStr, options: &Options, attr: &MountAttr) -> Result<OwnedFd> {
+fn filesystem(
+    room: &mut Room,
+    kind: &CStr,
+    source: &CStr,
+    options: &Options,
+    attr: &MountAttr,
+) -> Result<OwnedFd> {
     let ctx = kernel::fsopen(kind)?;
     configure(ctx.as_fd(), source, options, attr).inspect_err(|_| explain(room, ctx.as_fd()))
 }
@@ -165,7 +173,9 @@ fn empty_file(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> Result<OwnedFd> {
 
 /// The directory that holds the last component of `target`, made if missing.
 fn parent<'t>(root: BorrowedFd<'_>, target: &'t Target, resolve: u64) -> Result<(OwnedFd, &'t CStr)> {
-    let Some((last, parents)) = target.parts.split_last() else { return Err(Error::new("target", libc::EBUSY)) };
+    let Some((last, parents)) = target.parts.split_last() else {
+        return Err(Error::new("target", libc::EBUSY));
+    };
     let mut at = fs::openat(root, c".", libc::O_PATH, 0)?;
     let mut made = false;
     for (depth, name) in parents.iter().enumerate() {
@@ -206,7 +216,9 @@ fn open_prefix(root: BorrowedFd<'_>, path: &[std::ffi::CString], resolve: u64) -
         buf[end] = b'/';
         n = end + 1;
     }
-    let Ok(joined) = CStr::from_bytes_until_nul(&buf) else { return Err(Error::new("openat2", libc::ENAMETOOLONG)) };
+    let Ok(joined) = CStr::from_bytes_until_nul(&buf) else {
+        return Err(Error::new("openat2", libc::ENAMETOOLONG));
+    };
     match fs::openat2(root, joined, libc::O_PATH | libc::O_DIRECTORY, 0, resolve) {
         Err(e) if e.is(libc::ENOENT) => Ok(None),
         r => r.map(Some),

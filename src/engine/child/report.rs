@@ -15,7 +15,12 @@ const NOTE_AT: usize = CALL_AT + CALL_MAX;
 #[derive(Debug, PartialEq, Eq)]
 pub enum Message {
     /// Step number `step` failed in `call` with `errno`; `note` says more.
-    Failed { step: usize, call: String, errno: i32, note: String },
+    Failed {
+        step: usize,
+        call: String,
+        errno: i32,
+        note: String,
+    },
     Reached(Sync),
     /// The socket closed: the program runs (or the child is dead, which its pidfd tells).
     Closed,

@@ -24,15 +24,7 @@ pub struct Room {
 
 impl Room {
     pub fn new() -> Self {
-        Self {
-            root: None,
-            mask: None,
-            null: None,
-            terminal: None,
-            program: 0,
-            note: [0; NOTE],
-            noted: 0,
-        }
+        Self { root: None, mask: None, null: None, terminal: None, program: 0, note: [0; NOTE], noted: 0 }
     }
 
     pub fn set_root(&mut self, root: OwnedFd) {

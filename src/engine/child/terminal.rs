@@ -37,7 +37,9 @@ fn bind_console(room: &Room, slave: &OwnedFd) -> Outcome {
     let flags = libc::O_CREAT | libc::O_NOFOLLOW | libc::O_NOCTTY | libc::O_NONBLOCK | libc::O_RDONLY;
     let made = fs::openat(dev.as_fd(), c"console", flags | libc::O_EXCL, 0o666);
     let console = match made {
-        Err(e) if e.is(libc::EEXIST) => fs::openat(dev.as_fd(), c"console", libc::O_PATH | libc::O_NOFOLLOW, 0)?,
+        Err(e) if e.is(libc::EEXIST) => {
+            fs::openat(dev.as_fd(), c"console", libc::O_PATH | libc::O_NOFOLLOW, 0)?
+        }
         r => r?,
     };
     let copy = mount::open_tree(slave.as_fd(), c"", mount::OPEN_TREE_CLONE | mount::AT_EMPTY_PATH)?;

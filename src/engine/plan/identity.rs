@@ -4,7 +4,8 @@ use std::ffi::CString;
 use std::sync::Arc;
 
 use oci_spec::runtime::{
-    IOPriorityClass, LinuxIOPriority, LinuxSchedulerPolicy, PosixRlimit, PosixRlimitType, Process, Scheduler, User,
+    IOPriorityClass, LinuxIOPriority, LinuxSchedulerPolicy, PosixRlimit, PosixRlimitType, Process, Scheduler,
+    User,
 };
 
 use super::caps::{CAP_SYS_ADMIN, Wanted};
@@ -30,7 +31,8 @@ pub struct Program {
 impl Program {
     fn new(process: &Process, env: &[String]) -> Result<Self, Error> {
         let name = process.args().as_ref().and_then(|args| args.first()).filter(|name| !name.is_empty());
-        let name = name.ok_or_else(|| Error::Spec("process.args is empty: name the program to run".into()))?;
+        let name =
+            name.ok_or_else(|| Error::Spec("process.args is empty: name the program to run".into()))?;
         if name.contains('/') {
             return Ok(Self { name: name.clone(), candidates: vec![c_string(name)?], explicit: true });
         }
@@ -54,7 +56,9 @@ impl Program {
         };
         match (call, errno) {
             ("execve", _) => format!("exec {name}: {reason}"),
-            (_, libc::ENOENT) if !self.explicit => format!("exec: {name:?}: executable file not found in $PATH"),
+            (_, libc::ENOENT) if !self.explicit => {
+                format!("exec: {name:?}: executable file not found in $PATH")
+            }
             (_, libc::ENOENT | libc::ENOTDIR) => format!("exec: {name:?}: stat {name}: {reason}"),
             _ => format!("exec: {name:?}: {reason}"),
         }
@@ -70,8 +74,10 @@ pub struct Given {
     pub gate: bool,
     /// HOME where the environment has none.
     pub home: String,
-    /// SELinux or AppArmor is this host's, for the name of the label file.
+    /// Does this kernel have AppArmor?
     pub apparmor: bool,
+    /// The execution domain (personality(2)).
+    pub personality: Option<u64>,
 }
 
 /// Appends the steps that turn the child into `process`.
@@ -80,6 +86,7 @@ pub fn append(plan: &mut Plan, process: &Process, given: &Given) -> Result<(), E
     let env = environment(process, &given.home);
     let program = Arc::new(Program::new(process, &env)?);
     limits(plan, process)?;
+    plan.steps.extend(given.personality.map(Step::Personality));
     labels(plan, process, given)?;
     let no_new_privs = process.no_new_privileges().unwrap_or(false);
     // Loading a filter takes no_new_privs or CAP_SYS_ADMIN (seccomp(2)): without the first, keep the second for it.
@@ -90,7 +97,10 @@ pub fn append(plan: &mut Plan, process: &Process, given: &Given) -> Result<(), E
     }
     steps.push(Step::Bounding(wanted.bounding));
     steps.push(user(process.user()));
-    steps.push(Step::Capabilities { sets: if late_caps { with_admin(wanted.sets) } else { wanted.sets }, ambient: wanted.ambient });
+    steps.push(Step::Capabilities {
+        sets: if late_caps { with_admin(wanted.sets) } else { wanted.sets },
+        ambient: wanted.ambient,
+    });
     // ORDER: chdir and look-up as the user, with its capabilities: what it may not see it may not start.
     steps.push(Step::Cwd(c_string(process.cwd().as_os_str().as_encoded_bytes())?));
     steps.push(Step::Lookup(program.clone()));
@@ -240,7 +250,8 @@ mod tests {
 
     #[test]
     fn the_program_is_searched_in_the_containers_path() {
-        let p = process(r#"{"user":{"uid":0,"gid":0},"cwd":"/","args":["sh"],"env":["PATH=/bin:rel:/usr/bin"]}"#);
+        let p =
+            process(r#"{"user":{"uid":0,"gid":0},"cwd":"/","args":["sh"],"env":["PATH=/bin:rel:/usr/bin"]}"#);
         let program = Program::new(&p, p.env().as_ref().unwrap()).unwrap();
         let names: Vec<_> = program.candidates.iter().map(|c| c.to_str().unwrap()).collect();
         assert_eq!(names, ["/bin/sh", "/usr/bin/sh"]);

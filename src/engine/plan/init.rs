@@ -37,12 +37,15 @@ pub struct Inputs {
 
 /// Builds the plan. Makes no system call (but for reading a `copy-symlink` source).
 pub fn build(spec: &Spec, inputs: &Inputs) -> Result<Plan, Error> {
-    let process = spec.process().as_ref().ok_or_else(|| Error::Spec("process is missing: nothing to run".into()))?;
+    let process =
+        spec.process().as_ref().ok_or_else(|| Error::Spec("process is missing: nothing to run".into()))?;
     let nothing = Linux::default();
     let linux = spec.linux().as_ref().unwrap_or(&nothing);
     let spaces = Spaces::new(linux, &inputs.joined);
     if !spaces.has(Kind::Mount) {
-        return Err(Error::Spec("linux.namespaces has no `mount`: add it, a container needs mounts of its own".into()));
+        return Err(Error::Spec(
+            "linux.namespaces has no `mount`: add it, a container needs mounts of its own".into(),
+        ));
     }
     let mut plan = Plan { cgroup: inputs.cgroup.clone(), ..Plan::default() };
     spaces.clone_and_join(&mut plan);
@@ -148,9 +151,7 @@ fn sysctls(plan: &mut Plan, linux: &Linux, inputs: &Inputs) -> Result<(), Error>
     let mut sysctls: Vec<_> = linux.sysctl().iter().flatten().collect();
     sysctls.sort();
     for (key, value) in sysctls {
-        // sysctl(8): dots separate, unless the key is written with slashes; an interface name keeps its dots then.
-        let path = if key.contains('/') { key.clone() } else { key.replace('.', "/") };
-        let path = c_string(format!("sys/{path}"))?;
+        let path = c_string(format!("sys/{}", crate::oci::validate::sysctl_path(key)))?;
         plan.steps.push(Step::Sysctl { path, value: c_string(value)?, proc: inputs.given.proc.clone() });
     }
     Ok(())
@@ -165,7 +166,9 @@ fn has_setup_hooks(spec: &Spec) -> bool {
 }
 
 fn root_propagation(linux: &Linux) -> Result<Option<u64>, Error> {
-    let Some(word) = linux.rootfs_propagation().as_ref().filter(|word| !word.is_empty()) else { return Ok(None) };
+    let Some(word) = linux.rootfs_propagation().as_ref().filter(|word| !word.is_empty()) else {
+        return Ok(None);
+    };
     let flags = match word.trim_start_matches('r') {
         "shared" => libc::MS_SHARED,
         "slave" => libc::MS_SLAVE,
@@ -251,7 +254,8 @@ impl<'a> Spaces<'a> {
         if self.creates(Kind::Time) {
             let mut offsets = Vec::new();
             for (clock, offset) in linux.time_offsets().iter().flatten() {
-                let line = format!("{clock} {} {}", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
+                let line =
+                    format!("{clock} {} {}", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
                 offsets.push(c_string(line)?);
             }
             offsets.sort();

@@ -63,13 +63,27 @@ pub enum Step {
     /// Join cgroup v1 hierarchies (and v2 in hybrid mode) by writing `0` to each file.
     JoinCgroups(Vec<Fd>),
     /// setns(2) to a namespace file.
-    JoinNamespace { kind: i32, name: &'static str, path: PathBuf, fd: Fd },
+    JoinNamespace {
+        kind: i32,
+        name: &'static str,
+        path: PathBuf,
+        fd: Fd,
+    },
     /// setns(2) to several namespaces of a process at once.
-    JoinProcess { kinds: i32, pidfd: Fd },
+    JoinProcess {
+        kinds: i32,
+        pidfd: Fd,
+    },
     /// unshare(2).
-    Unshare { kinds: i32, name: &'static str },
+    Unshare {
+        kinds: i32,
+        name: &'static str,
+    },
     /// A new time namespace with offsets, one `timens_offsets` line each.
-    TimeNamespace { offsets: Vec<CString>, proc: Fd },
+    TimeNamespace {
+        offsets: Vec<CString>,
+        proc: Fd,
+    },
     Sync(Sync),
     /// Root of the user namespace just entered.
     BecomeRoot,
@@ -81,17 +95,34 @@ pub enum Step {
     /// Propagation of the whole tree before anything is mounted (`MS_*`).
     Propagation(u64),
     /// Bind the rootfs on itself and take it as the root of all that follows.
-    Root { path: CString, isolate: bool },
+    Root {
+        path: CString,
+        isolate: bool,
+    },
     Mount(Box<Mount>),
     /// mount_setattr(2) on something mounted before.
-    Remount { target: Target, attr: MountAttr },
+    Remount {
+        target: Target,
+        attr: MountAttr,
+    },
     /// A directory that must exist.
     Directory(Target),
     Device(Device),
-    Link { target: &'static std::ffi::CStr, name: &'static std::ffi::CStr },
+    Link {
+        target: &'static std::ffi::CStr,
+        name: &'static std::ffi::CStr,
+    },
     /// Open a terminal in the container's devpts, as 0, 1, 2; bind its slave to /dev/console if asked.
-    Console { bind: bool, uid: u32, gid: Option<u32> },
-    Sysctl { path: CString, value: CString, proc: Fd },
+    Console {
+        bind: bool,
+        uid: u32,
+        gid: Option<u32>,
+    },
+    Sysctl {
+        path: CString,
+        value: CString,
+        proc: Fd,
+    },
     ReadonlyPath(Target),
     MaskPath(Target),
     ReadonlyRoot,
@@ -102,28 +133,51 @@ pub enum Step {
     RootPropagation(u64),
     /// Descriptors 0, 1, 2; `None` is /dev/null.
     Stdio([Option<Fd>; 3]),
-    Rlimit { name: String, resource: u32, soft: u64, hard: u64 },
-    OomScoreAdj { value: CString, proc: Fd },
+    Rlimit {
+        name: String,
+        resource: u32,
+        soft: u64,
+        hard: u64,
+    },
+    OomScoreAdj {
+        value: CString,
+        proc: Fd,
+    },
     Scheduler(SchedAttr),
     IoPriority(i32),
     Affinity(Box<CpuSet>),
     Personality(u64),
     Umask(u32),
     /// A security label for execve, into `/proc/thread-self/attr/…`.
-    ExecLabel { file: CString, label: CString, proc: Fd },
+    ExecLabel {
+        file: CString,
+        label: CString,
+        proc: Fd,
+    },
     NoNewPrivs,
     /// Drop from the bounding set all that is not in the mask.
     Bounding(u64),
-    User { uid: u32, gid: u32, groups: Vec<u32> },
+    User {
+        uid: u32,
+        gid: u32,
+        groups: Vec<u32>,
+    },
     /// capset, then the ambient set; limited to what the process has.
-    Capabilities { sets: CapSets, ambient: u64 },
+    Capabilities {
+        sets: CapSets,
+        ambient: u64,
+    },
     Cwd(CString),
     /// Find the program among the candidates; execve takes the one found.
     Lookup(Arc<Program>),
     /// Everything from descriptor 3 up closes on execve.
     CloseOnExec,
     Seccomp(Arc<Filter>),
-    Execve { program: Arc<Program>, argv: Strings, envp: Strings },
+    Execve {
+        program: Arc<Program>,
+        argv: Strings,
+        envp: Strings,
+    },
 }
 
 /// A mount of the spec.

@@ -56,7 +56,8 @@ pub fn append(plan: &mut Plan, mounts: &[spec::Mount], host: &Host) -> Result<Ve
 /// Is anything of the host bound over the container's /dev? Then its nodes are the user's affair.
 pub fn binds_dev(mounts: &[spec::Mount]) -> bool {
     let bind = |m: &spec::Mount| {
-        m.typ().as_deref() == Some("bind") || m.options().iter().flatten().any(|o| o == "bind" || o == "rbind")
+        m.typ().as_deref() == Some("bind")
+            || m.options().iter().flatten().any(|o| o == "bind" || o == "rbind")
     };
     mounts.iter().any(|m| Path::new("/dev") == m.destination().as_path() && bind(m))
 }
@@ -86,7 +87,7 @@ impl One<'_> {
             from,
             attr: attr(&self.options.attributes),
             recursive: attr(&self.options.recursive),
-            propagation: self.options.propagation.iter().map(|p| *p as u64).collect(),
+            propagation: self.options.propagation.clone(),
             links,
         })
     }
@@ -115,21 +116,21 @@ impl One<'_> {
     fn filesystem(&self, late: &mut Vec<Step>) -> Result<Step, Error> {
         let kind = self.m.typ().as_deref().filter(|kind| !kind.is_empty());
         let kind = kind.ok_or_else(|| self.refuse("neither a type nor a bind option is given"))?;
-        if self.options.tmpcopyup {
-            return Err(self.refuse("tmpcopyup is not supported: fill the tmpfs in the container instead"));
-        }
         // ORDER: a tmpfs gets its content first (devices, further mount points), read-only later.
         let defer_ro = kind == "tmpfs" && self.options.attributes.set & libc::MOUNT_ATTR_RDONLY != 0;
         let flags = self.options.superblock.iter().filter(|flag| !(defer_ro && **flag == "ro"));
-        let mut options: Vec<(CString, Option<CString>)> =
-            flags.filter(|flag| **flag != "rw").map(|flag| Ok((c_string(flag)?, None))).collect::<Result<_, Error>>()?;
+        let mut options: Vec<(CString, Option<CString>)> = flags
+            .filter(|flag| **flag != "rw")
+            .map(|flag| Ok((c_string(flag)?, None)))
+            .collect::<Result<_, Error>>()?;
         for word in &self.options.data {
             options.push(key_value(word)?);
         }
         if let Some(label) = self.host.label.as_ref().filter(|_| takes_label(kind)) {
             options.push((c"context".to_owned(), Some(c_string(label)?)));
         }
-        let source = self.m.source().as_ref().map(|s| s.as_os_str().as_encoded_bytes()).unwrap_or(kind.as_bytes());
+        let source =
+            self.m.source().as_ref().map(|s| s.as_os_str().as_encoded_bytes()).unwrap_or(kind.as_bytes());
         let mut mount =
             self.step(Source::Filesystem { kind: c_string(kind)?, source: c_string(source)?, options })?;
         if defer_ro {
@@ -163,7 +164,8 @@ impl One<'_> {
         }
         let options = vec![(c"mode".to_owned(), Some(c"755".to_owned()))];
         let read_only = self.options.attributes.set & libc::MOUNT_ATTR_RDONLY;
-        let mut tmpfs = self.step(Source::Filesystem { kind: c"tmpfs".into(), source: c"cgroup".into(), options })?;
+        let mut tmpfs =
+            self.step(Source::Filesystem { kind: c"tmpfs".into(), source: c"cgroup".into(), options })?;
         tmpfs.attr.set &= !libc::MOUNT_ATTR_RDONLY;
         steps.push(Step::Mount(Box::new(tmpfs)));
         for view in &self.host.cgroups {

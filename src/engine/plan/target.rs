@@ -47,7 +47,8 @@ impl fmt::Display for Target {
 /// A string for the kernel; one with a NUL byte inside is refused by name.
 pub fn c_string(bytes: impl AsRef<[u8]>) -> Result<CString, Error> {
     let bytes = bytes.as_ref();
-    CString::new(bytes).map_err(|_| Error::Spec(format!("{:?} has a NUL byte inside", String::from_utf8_lossy(bytes))))
+    CString::new(bytes)
+        .map_err(|_| Error::Spec(format!("{:?} has a NUL byte inside", String::from_utf8_lossy(bytes))))
 }
 
 #[cfg(test)]

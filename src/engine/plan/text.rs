@@ -24,10 +24,21 @@ impl fmt::Display for Step {
             Self::Propagation(flags) => write!(f, "propagation of the mount tree {flags:#x}"),
             Self::Root { path, .. } => write!(f, "root.path {}", path.to_string_lossy()),
             Self::Mount(mount) => mount.fmt(f),
-            Self::Remount { target, attr } => write!(f, "remount {target} (set {:#x}, clear {:#x})", attr.set, attr.clear),
+            Self::Remount { target, attr } => {
+                write!(f, "remount {target} (set {:#x}, clear {:#x})", attr.set, attr.clear)
+            }
             Self::Directory(target) => write!(f, "directory {target}"),
-            Self::Device(d) => write!(f, "device {} (mode {:o}, {}:{})", d.target, d.mode, libc::major(d.rdev), libc::minor(d.rdev)),
-            Self::Link { target, name } => write!(f, "link /dev/{} -> {}", name.to_string_lossy(), target.to_string_lossy()),
+            Self::Device(d) => write!(
+                f,
+                "device {} (mode {:o}, {}:{})",
+                d.target,
+                d.mode,
+                libc::major(d.rdev),
+                libc::minor(d.rdev)
+            ),
+            Self::Link { target, name } => {
+                write!(f, "link /dev/{} -> {}", name.to_string_lossy(), target.to_string_lossy())
+            }
             _ => self.fmt_identity(f),
         }
     }
@@ -36,7 +47,9 @@ impl fmt::Display for Step {
 impl Step {
     fn fmt_identity(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Console { bind, .. } => write!(f, "terminal{}", if *bind { " on /dev/console" } else { "" }),
+            Self::Console { bind, .. } => {
+                write!(f, "terminal{}", if *bind { " on /dev/console" } else { "" })
+            }
             Self::Sysctl { path, value, .. } => {
                 write!(f, "sysctl /proc/{} = {}", path.to_string_lossy(), value.to_string_lossy())
             }
@@ -49,7 +62,9 @@ impl Step {
             Self::Stdio(_) => f.write_str("stdio"),
             Self::Rlimit { name, soft, hard, .. } => write!(f, "rlimit {name} {soft}:{hard}"),
             Self::OomScoreAdj { value, .. } => write!(f, "oomScoreAdj {}", value.to_string_lossy()),
-            Self::Scheduler(attr) => write!(f, "scheduler policy {} nice {} priority {}", attr.policy, attr.nice, attr.priority),
+            Self::Scheduler(attr) => {
+                write!(f, "scheduler policy {} nice {} priority {}", attr.policy, attr.nice, attr.priority)
+            }
             Self::IoPriority(value) => write!(f, "ioPriority {value:#x}"),
             Self::Affinity(_) => f.write_str("execCPUAffinity"),
             Self::Personality(persona) => write!(f, "personality {persona:#x}"),
@@ -78,7 +93,12 @@ impl Step {
 impl fmt::Display for Mount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "mounts[{}] {} -> {}", self.index, self.from, self.target)?;
-        for (name, value) in [("set", self.attr.set), ("clear", self.attr.clear), ("rset", self.recursive.set), ("rclear", self.recursive.clear)] {
+        for (name, value) in [
+            ("set", self.attr.set),
+            ("clear", self.attr.clear),
+            ("rset", self.recursive.set),
+            ("rclear", self.recursive.clear),
+        ] {
             if value != 0 {
                 write!(f, " {name}={value:#x}")?;
             }
