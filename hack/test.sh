@@ -42,9 +42,9 @@ executable() {
 isolated=(unshare --mount --pid --fork --kill-child --mount-proc --propagation private bash "$project/hack/isolated.sh")
 
 step build
-unit=$(executable lib)
-layers=$(executable layers)
-integration=$(executable integration)
+unit=$(realpath "$(executable lib)")
+layers=$(realpath "$(executable layers)")
+integration=$(realpath "$(executable integration)")
 SHIM_BINARY=$(realpath "$(dirname "$(dirname "$integration")")/containerd-shim-myshim-v1")
 export SHIM_BINARY
 [ -x "$SHIM_BINARY" ] || die "the build gave no shim"

@@ -116,8 +116,17 @@ mod tests {
         let options = document["mountOptions"].as_array().expect("a list");
         assert!(options.contains(&json!("rro")));
         assert!(document["linux"]["namespaces"].as_array().expect("a list").contains(&json!("user")));
-        assert_eq!(document["linux"]["mountExtensions"]["idmap"]["enabled"], true);
         assert_eq!(document["linux"]["capabilities"].as_array().map(Vec::len), Some(41));
+    }
+
+    #[test]
+    fn nothing_is_claimed_that_the_engine_refuses() {
+        let document = document();
+        let options = document["mountOptions"].as_array().expect("a list");
+        assert!(MOUNT_OPTIONS_REFUSED.iter().all(|refused| !options.contains(&json!(refused))));
+        assert_eq!(document["linux"]["mountExtensions"]["idmap"]["enabled"], false);
+        let actions = document["linux"]["seccomp"]["actions"].as_array().expect("a list");
+        assert!(!actions.contains(&json!("SCMP_ACT_NOTIFY")));
     }
 
     #[test]
