@@ -61,7 +61,7 @@ impl Contender {
         figures.time(Row::Connected, connected);
 
         let create = Instant::now();
-        task.create("");
+        task.create("", "");
         let start = Instant::now();
         task.start("");
         let started = Instant::now();
@@ -82,7 +82,7 @@ impl Contender {
     /// A container that only waits: what it costs, then execs in it, then its end by SIGKILL.
     fn long_life(&self, figures: &mut Figures, id: &str) {
         let (mut task, _) = self.task(id, &["sleep", "1000"]);
-        task.create("");
+        task.create("", "");
         task.start("");
         thread::sleep(SETTLE);
         figures.add(Row::Pss, process::pss(task.pid) / 1024.0);
@@ -105,6 +105,8 @@ impl Contender {
         }
         in_flight(figures, &task);
 
+        // What the execs left to do, here and in the kernel, is not the work of Kill.
+        thread::sleep(SETTLE);
         let kill = Instant::now();
         task.kill();
         figures.time(Row::Kill, self.exits.wait_for(id) - kill);
@@ -118,6 +120,9 @@ impl Contender {
         let (mut task, _) = self.task(id, &["dd", "if=/dev/zero", "bs=1M", &count]);
         let path = task.bundle.folder.join("stdout");
         fifo::make(&path);
+        // COMPAT: containerd-shim-runc-v2 1.6 takes both streams or none.
+        let errors = task.bundle.folder.join("stderr");
+        fifo::drain(&errors);
         let uri = path.display().to_string();
         let reader = thread::spawn(move || {
             let mut fifo = File::open(path).expect("open the fifo");
@@ -132,7 +137,7 @@ impl Contender {
             io::copy(&mut fifo, &mut void).expect("read the fifo to its end");
             elapsed
         });
-        task.create(&uri);
+        task.create(&uri, &errors.display().to_string());
         let before = process::cpu_of_threads(task.pid);
         task.start("");
         self.exits.wait_for(id);

@@ -59,12 +59,13 @@ impl Task {
         Task { bundle, address: self.address.clone(), service: self.service.clone(), client, pid: self.pid }
     }
 
-    pub fn create(&mut self, stdout: &str) {
+    pub fn create(&mut self, stdout: &str, stderr: &str) {
         let request = api::CreateTaskRequest {
             id: self.id(),
             bundle: self.bundle.folder.display().to_string(),
             rootfs: self.bundle.mounts.clone(),
             stdout: stdout.into(),
+            stderr: stderr.into(),
             ..Default::default()
         };
         self.call::<api::CreateTaskResponse>("Create", &request);
