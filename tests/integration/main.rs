@@ -9,6 +9,7 @@ mod api_errors;
 mod api_events;
 mod api_exec;
 mod api_lifecycle;
+mod api_spec;
 mod api_start;
 mod api_stdio;
 mod api_view;

@@ -1,0 +1,163 @@
+//! What the spec asks for beyond the ordinary: each test quotes the sentence of runtime-spec that it checks.
+
+use crate::needs;
+use crate::needs_containers;
+use crate::support::bundle::Bundle;
+use crate::support::fifo::Sink;
+use crate::support::shim::{Host, Stdio3};
+use serde_json::json;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// Output of a container whose spec `change` has changed; it must end well.
+fn output(script: &str, change: impl Fn(&mut Bundle, &Path)) -> String {
+    let host = Host::new();
+    // A mapped root has no rights in a folder that is closed to all but the real one.
+    fs::set_permissions(host.folder(), fs::Permissions::from_mode(0o755)).expect("chmod");
+    let out = Sink::new(host.folder().join("out"));
+    let mut bundle = host.bundle("a", script);
+    change(&mut bundle, host.folder());
+    let shim = host.start(bundle);
+    shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
+    let status = shim.wait("").expect("Wait");
+    shim.delete("").expect("Delete");
+    let text = out.finish();
+    assert_eq!(status, 0, "{text}");
+    text
+}
+
+/// "user: the container will be able to remap user and group IDs from the host to local users and groups."
+#[test]
+fn new_user_namespace_maps_root_and_its_processes_are_the_mapped_user() {
+    needs_containers!();
+    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+    let text = output("id -u; id -g; cat /proc/self/uid_map; ls -ln /dev/null | cut -c1-10", |bundle, _| {
+        bundle.push("/linux/namespaces", json!({"type": "user"}));
+        bundle.set("/linux/uidMappings", map.clone());
+        bundle.set("/linux/gidMappings", map.clone());
+    });
+    let words: Vec<_> = text.split_whitespace().collect();
+    assert_eq!(words, ["0", "0", "0", "100000", "65536", "crw-rw-rw-"]);
+}
+
+/// "timeOffsets: sets the offset for Time Namespace."
+#[test]
+fn time_namespace_has_its_offsets() {
+    needs_containers!();
+    needs!(Path::new("/proc/self/ns/time").exists(), "this kernel has no time namespaces");
+    let text = output("cut -d. -f1 /proc/uptime", |bundle, _| {
+        bundle.push("/linux/namespaces", json!({"type": "time"}));
+        bundle.set("/linux/timeOffsets", json!({"boottime": {"secs": 10_000_000}}));
+    });
+    let uptime: u64 = text.trim().parse().expect("seconds");
+    assert!(uptime >= 10_000_000, "{uptime}");
+}
+
+/// "path: namespace file. … The runtime MUST place the container process in the namespace associated with that path."
+#[test]
+fn namespaces_by_path_are_joined() {
+    needs_containers!();
+    let host = Host::new();
+    let first = host.start(host.bundle("a", "sleep 1000"));
+    let pid = first.run();
+    let inode = |name: &str| fs::read_link(format!("/proc/{pid}/ns/{name}")).expect("a namespace");
+    let text =
+        output("for n in net ipc uts pid; do readlink /proc/self/ns/$n; done", |bundle, _| {
+            let by_path =
+                |kind: &str, file: &str| json!({"type": kind, "path": format!("/proc/{pid}/ns/{file}")});
+            bundle.set("/hostname", json!(""));
+            bundle.set("/linux/namespaces", json!([
+            {"type": "mount"}, by_path("network", "net"), by_path("ipc", "ipc"), by_path("uts", "uts"),
+            by_path("pid", "pid"),
+        ]));
+        });
+    let seen: Vec<PathBuf> = text.lines().map(PathBuf::from).collect();
+    assert_eq!(seen, ["net", "ipc", "uts", "pid"].map(inode));
+}
+
+/// "sysctl: allows kernel parameters to be modified at runtime for the container."
+#[test]
+fn sysctls_hold_in_the_container() {
+    needs_containers!();
+    let text = output("cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/shmmni", |bundle, _| {
+        bundle.set("/linux/sysctl", json!({"net.ipv4.ip_forward": "1", "kernel.shmmni": "123"}));
+    });
+    assert_eq!(text, "1\n123\n");
+}
+
+/// "SCMP_ACT_ERRNO … errnoRet: the errno return code to use."
+#[test]
+fn seccomp_answers_with_the_errno_of_the_profile() {
+    needs_containers!();
+    for no_new_privileges in [true, false] {
+        let text =
+            output("mkdir /x 2>&1; echo after", |bundle, _| {
+                bundle.set("/process/noNewPrivileges", json!(no_new_privileges));
+                bundle.set("/linux/seccomp", json!({
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28}],
+            }));
+            });
+        assert!(text.contains("No space left on device") && text.ends_with("after\n"), "{text}");
+    }
+}
+
+/// "Hooks … entries MUST be called in the listed order", at their moments, with "the state of the container … over stdin".
+#[test]
+fn hooks_run_at_their_moments_with_the_state() {
+    needs_containers!();
+    let host = Host::new();
+    let log = host.folder().join("hooks");
+    let hook = |moment: &str| {
+        let script = format!(
+            r#"s=$(cat); echo "{moment} $(echo "$s" | grep -o '"status":"[a-z]*"')" >>{}"#,
+            log.display()
+        );
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"], "timeout": 20}])
+    };
+    let mut bundle = host.bundle("a", "sleep 1000");
+    let moments = ["prestart", "createRuntime", "createContainer", "poststart", "poststop"];
+    for moment in moments {
+        bundle.set(&format!("/hooks/{moment}"), hook(moment));
+    }
+    let shim = host.start(bundle);
+    shim.run();
+    shim.kill("", libc::SIGKILL).expect("Kill");
+    shim.wait("").expect("Wait");
+    shim.delete("").expect("Delete");
+    let text = fs::read_to_string(&log).expect("the hooks' log");
+    let seen: Vec<_> = text.lines().map(|line| line.split(' ').next().unwrap_or_default()).collect();
+    assert_eq!(seen, moments, "{text}");
+    assert!(text.contains(r#"poststop "status":"stopped""#), "{text}");
+}
+
+/// "createRuntime … If any hook returns a non-zero exit code, the runtime MUST stop the container."
+#[test]
+fn failing_hook_fails_create_in_words_and_leaves_nothing() {
+    needs_containers!();
+    let host = Host::new();
+    let mut bundle = host.bundle("a", "sleep 1000");
+    let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", "echo no network today; exit 3"]}]);
+    bundle.set("/hooks/createRuntime", hook);
+    let shim = host.start(bundle);
+    let failure = shim.create().expect_err("a failure");
+    if crate::support::subject::ours() {
+        assert!(
+            failure.message.contains("hooks.createRuntime[0] /bin/sh: exit status 3"),
+            "{}",
+            failure.message
+        );
+        assert!(failure.message.contains("no network today"), "{}", failure.message);
+    }
+    shim.assert_nothing_left();
+}
+
+/// "domain: PER_LINUX32 … uname will return the name of a 32 bit machine."
+#[test]
+fn personality_of_32_bits_shows_in_uname() {
+    needs_containers!();
+    needs!(std::env::consts::ARCH == "x86_64", "the name of the 32 bit machine is known for x86_64 only");
+    let text = output("uname -m", |bundle, _| bundle.set("/linux/personality", json!({"domain": "LINUX32"})));
+    assert_eq!(text, "i686\n");
+}
