@@ -19,7 +19,7 @@ use super::{reaper, stop};
 use crate::sys;
 
 /// A worker thread that had nothing to do for so long ends: an idle shim has one thread.
-const THREAD_KEEP: Duration = Duration::from_millis(500);
+const THREAD_KEEP: Duration = Duration::from_millis(100);
 /// containerd waits 3 s for a shutdown.
 const FLUSH: Duration = Duration::from_millis(2500);
 const V2: &str = "containerd.task.v2.Task";
