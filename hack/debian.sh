@@ -24,8 +24,11 @@ ensure_packages() {
 
 # debian_mirror: the archive this machine's apt uses already; other archives in its configuration are passed over.
 debian_mirror() {
-    # shellcheck disable=SC2016  # apt's own placeholders
-    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -m 1 -E '/debian/?$' || echo http://deb.debian.org/debian
+    local mirror
+    # shellcheck disable=SC2016  # apt's own placeholders; awk reads to the end, so that apt never writes to a closed pipe
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | awk '/\/debian\/?$/ && !n++')
+    [ -n "$mirror" ] || die "apt knows no Debian archive: add one to its sources"
+    echo "$mirror"
 }
 
 # debian_fetch SUITE PACKAGE...: prints the .deb files' paths, one a line, in the order asked for.

@@ -76,6 +76,35 @@ fn namespaces_by_path_are_joined() {
     assert_eq!(seen, ["net", "ipc", "uts", "pid"].map(inode));
 }
 
+/// As Kubernetes does it: a pod's first container makes the user namespace, the others join it by path.
+#[test]
+fn user_namespace_by_path_is_joined_with_the_network_it_owns() {
+    needs_containers!();
+    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+    let host = Host::new();
+    fs::set_permissions(host.folder(), fs::Permissions::from_mode(0o755)).expect("chmod");
+    let mut bundle = host.bundle("a", "sleep 1000");
+    bundle.push("/linux/namespaces", json!({"type": "user"}));
+    bundle.set("/linux/uidMappings", map.clone());
+    bundle.set("/linux/gidMappings", map.clone());
+    let first = host.start(bundle);
+    let pid = first.run();
+    let text =
+        output("id -u; for n in user net; do readlink /proc/self/ns/$n; done", |bundle, _| {
+            let by_path =
+                |kind: &str, file: &str| json!({"type": kind, "path": format!("/proc/{pid}/ns/{file}")});
+            bundle.set("/linux/namespaces", json!([
+            {"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, by_path("user", "user"),
+            by_path("network", "net"),
+        ]));
+            bundle.set("/linux/uidMappings", map.clone());
+            bundle.set("/linux/gidMappings", map.clone());
+        });
+    let inode = |name: &str| fs::read_link(format!("/proc/{pid}/ns/{name}")).expect("a namespace");
+    let seen: Vec<PathBuf> = text.lines().map(PathBuf::from).collect();
+    assert_eq!(seen, [PathBuf::from("0"), inode("user"), inode("net")]);
+}
+
 /// "sysctl: allows kernel parameters to be modified at runtime for the container."
 #[test]
 fn sysctls_hold_in_the_container() {
