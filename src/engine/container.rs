@@ -13,7 +13,7 @@ use super::child::Message;
 use super::error::{Doing, Error};
 use super::hooks::{self, Document, Inside};
 use super::plan::init::Joined;
-use super::plan::{Fd, Given, Plan};
+use super::plan::{Fd, Given, Plan, Step, Sync};
 use super::state::{Exit, State};
 use super::{create, rootfs};
 use crate::sys::{process, socket};
@@ -70,11 +70,18 @@ pub struct Container {
 pub(super) struct Gate {
     socket: OwnedFd,
     plan: Plan,
+    /// How many steps are done and forgotten.
+    done: usize,
 }
 
 impl Gate {
-    pub(super) fn new(socket: OwnedFd, plan: Plan) -> Self {
-        Self { socket, plan }
+    /// Keeps what is still to be done. The rest goes, and with it our copies of the process's descriptors: a stream
+    /// ends when the process's own ends are closed.
+    pub(super) fn new(socket: OwnedFd, mut plan: Plan) -> Self {
+        let ready = |step: &Step| matches!(step, Step::Sync(Sync::Ready));
+        let done = plan.steps.iter().position(ready).unwrap_or(0);
+        let steps = plan.steps.split_off(done);
+        Self { socket, plan: Plan { steps, ..Plan::default() }, done }
     }
 
     /// Lets init go and waits until its program runs.
@@ -83,6 +90,10 @@ impl Gate {
         socket::send(self.socket.as_fd(), &[1], None).map_err(gone)?;
         match super::child::receive(self.socket.as_fd()).doing(|| "reading init's report".into())?.0 {
             Message::Closed => Ok(()),
+            Message::Failed { step, call, errno, note } => {
+                let step = step.saturating_sub(self.done);
+                Err(create::failure(&self.plan, &Message::Failed { step, call, errno, note }))
+            }
             message => Err(create::failure(&self.plan, &message)),
         }
     }
