@@ -68,7 +68,7 @@ impl Tasks {
         init.set_io(io);
         let task = Arc::new(Task::new(bundle, created.container, init.clone(), options, created.oom));
         self.insert(task.clone());
-        self.inflight.forget_all(&task.id, "Create");
+        self.inflight.drop_results(|(verb, id, _)| *id == task.id && *verb != "Create");
         self.journal.publish(&event(request, init.pid()), SystemTime::now());
         supervisor::watch(task.clone(), init, self.journal.clone());
         supervisor::watch_oom(&task, &self.journal);

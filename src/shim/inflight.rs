@@ -26,6 +26,9 @@ pub type Outcome = Result<Reply, ttrpc::Error>;
 
 type Pending = watch::Receiver<Option<Outcome>>;
 
+/// What cannot be done twice: a result that nobody was there to take answers the retry. Anything else is done again.
+const KEPT: [&str; 3] = ["Create", "Start", "Delete"];
+
 /// The operations in flight, and successes not yet taken.
 #[derive(Clone, Default)]
 pub struct Inflight {
@@ -43,7 +46,7 @@ impl Inflight {
             Ok(outcome) => outcome.clone(),
             Err(_) => None,
         };
-        self.forget(&key);
+        self.forget(&key, &pending);
         outcome
             .unwrap_or_else(|| Err(super::error::internal(format!("{} of {} was abandoned", key.0, key.1))))
     }
@@ -59,16 +62,22 @@ impl Inflight {
         let (done, pending) = watch::channel(None);
         operations.insert(key.clone(), pending.clone());
         drop(operations);
-        let (this, key, operation) = (self.clone(), key.clone(), operation());
+        let (this, key, operation, own) = (self.clone(), key.clone(), operation(), pending.clone());
         tokio::spawn(async move {
             let outcome = operation.await;
             // A failure is not kept: its retry shall find the world as it is then.
-            if outcome.is_err() {
-                this.forget(&key);
+            if outcome.is_err() || !KEPT.contains(&key.0) {
+                this.forget(&key, &own);
             }
             done.send_replace(Some(outcome));
         });
         pending
+    }
+
+    /// Is nothing being done?
+    pub fn is_idle(&self) -> bool {
+        let operations = self.operations.lock().unwrap_or_else(|e| e.into_inner());
+        operations.values().all(|pending| pending.borrow().is_some())
     }
 
     /// Is there an operation, or a result nobody took, under `key`?
@@ -76,15 +85,18 @@ impl Inflight {
         self.operations.lock().unwrap_or_else(|e| e.into_inner()).contains_key(key)
     }
 
-    fn forget(&self, key: &Key) {
-        self.operations.lock().unwrap_or_else(|e| e.into_inner()).remove(key);
+    /// Forgets `operation`, but not another that has begun under its key since.
+    fn forget(&self, key: &Key, operation: &Pending) {
+        let mut operations = self.operations.lock().unwrap_or_else(|e| e.into_inner());
+        if operations.get(key).is_some_and(|pending| pending.same_channel(operation)) {
+            operations.remove(key);
+        }
     }
 
-    /// Drops what nobody took of earlier lives of `container`, but for operations of `verb`.
-    pub fn forget_all(&self, container: &str, but: &'static str) {
+    /// Drops the results under keys that `are` of an earlier life: the id has been given to somebody new, or to nobody.
+    pub fn drop_results(&self, are: impl Fn(&Key) -> bool) {
         let mut operations = self.operations.lock().unwrap_or_else(|e| e.into_inner());
-        operations
-            .retain(|(verb, id, _), pending| id != container || *verb == but || pending.borrow().is_none());
+        operations.retain(|key, pending| pending.borrow().is_none() || !are(key));
     }
 }
 
@@ -129,6 +141,24 @@ mod tests {
         begin_and_leave(inflight.run(key(), || async { Ok(Reply::Pid(1)) })).await;
         assert_eq!(inflight.run(key(), || async { Ok(Reply::Pid(2)) }).await.unwrap(), Reply::Pid(1));
         assert_eq!(inflight.run(key(), || async { Ok(Reply::Pid(3)) }).await.unwrap(), Reply::Pid(3));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_can_be_done_again_is_done_again() {
+        let inflight = Inflight::default();
+        let pause = || ("Pause", "c".to_string(), String::new());
+        begin_and_leave(inflight.run(pause(), || async { Ok(Reply::Pid(1)) })).await;
+        assert_eq!(inflight.run(pause(), || async { Ok(Reply::Pid(2)) }).await.unwrap(), Reply::Pid(2));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_new_life_gets_no_result_of_the_last() {
+        let inflight = Inflight::default();
+        begin_and_leave(inflight.run(key(), || async { Ok(Reply::Pid(1)) })).await;
+        inflight.drop_results(|(_, id, _)| id == "other");
+        assert!(inflight.has(&key()));
+        inflight.drop_results(|(_, id, _)| id == "c");
+        assert!(!inflight.has(&key()) && inflight.is_idle());
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -1,7 +1,7 @@
 //! Strangers: orphans of containers without a pid namespace end up with the shim, their subreaper, and must be reaped.
 //!
 //! COMPAT: nobody may take the status of a process that somebody waits for by pidfd. So only children that no task
-//! knows are reaped, one by one, after a pause in which short-lived helpers (hooks, loggers) are reaped by their owners.
+//! knows are reaped, one by one, and only while nothing is being done that has helpers of its own (hooks, say).
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,24 +12,35 @@ use crate::sys::process;
 
 const PAUSE: Duration = Duration::from_millis(200);
 
-static ARMED: AtomicBool = AtomicBool::new(false);
+/// A look is under way.
+static LOOKING: AtomicBool = AtomicBool::new(false);
+/// A child has ended since the look began.
+static AGAIN: AtomicBool = AtomicBool::new(false);
 
 /// Looks for dead strangers soon; several calls are one look.
 pub fn later(tasks: &Tasks) {
-    if ARMED.swap(true, Ordering::Relaxed) {
-        return;
+    AGAIN.store(true, Ordering::Relaxed);
+    if !LOOKING.swap(true, Ordering::Relaxed) {
+        tokio::spawn(look(tasks.clone()));
     }
-    let tasks = tasks.clone();
-    tokio::spawn(async move {
-        let before = zombies();
+}
+
+async fn look(tasks: Tasks) {
+    let mut left = false;
+    while AGAIN.swap(false, Ordering::Relaxed) || left {
+        let dead = zombies();
         tokio::time::sleep(PAUSE).await;
-        ARMED.store(false, Ordering::Relaxed);
         let known = known(&tasks);
-        // Seen dead before and after the pause, and nobody's: an owner would have reaped it in between.
-        for pid in zombies().intersection(&before).filter(|pid| !known.contains(pid)) {
-            let _ = process::waitid_pid(*pid, libc::WEXITED | libc::WNOHANG);
+        let mut strangers = dead.difference(&known).peekable();
+        left = strangers.peek().is_some() && !tasks.inflight.is_idle();
+        if !left {
+            // Dead before the pause, nobody's, and nothing in flight that could still want it. ECHILD: an owner was quicker.
+            strangers.for_each(|pid| {
+                let _ = process::waitid_pid(*pid, libc::WEXITED | libc::WNOHANG);
+            });
         }
-    });
+    }
+    LOOKING.store(false, Ordering::Relaxed);
 }
 
 fn known(tasks: &Tasks) -> HashSet<i32> {

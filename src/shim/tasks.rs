@@ -141,6 +141,7 @@ impl Tasks {
         spec.set_terminal(Some(streams.terminal));
         let process = Arc::new(Process::new(exec_id, streams));
         task.add_exec(exec_id, Exec { process, spec: Mutex::new(Some(spec)) })?;
+        self.inflight.drop_results(|(_, id, exec)| *id == task.id && exec == exec_id);
         let mut event = TaskExecAdded::new();
         event.container_id = task.id.clone();
         event.exec_id = exec_id.into();
@@ -296,7 +297,7 @@ impl Tasks {
         hooks.iter().for_each(|e| log::warn!("container {}: {e}", task.id));
         cleared.map_err(refuse)?;
         self.map().remove(&task.id);
-        self.inflight.forget_all(&task.id, "Delete");
+        self.inflight.drop_results(|(verb, id, _)| *id == task.id && *verb != "Delete");
         let mut event = TaskDelete::new();
         event.container_id = task.id.clone();
         event.pid = task.init.pid();
