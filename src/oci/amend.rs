@@ -76,10 +76,16 @@ fn process_fields(value: &mut Value, at: &str, warnings: &mut Vec<String>) {
         drop_empty_strings(affinity);
     }
     if let Some(Value::Array(flags)) = process.get_mut("scheduler").and_then(|s| s.get_mut("flags")) {
-        // oci-spec spells this one flag in its own way.
-        for flag in flags.iter_mut().filter(|flag| flag.as_str() == Some("SCHED_FLAG_DL_OVERRUN")) {
-            *flag = Value::String("SCHED_FLAG_D_L_OVERRUN".into());
-        }
+        flags.iter_mut().for_each(respell_scheduler_flag);
+    }
+}
+
+/// oci-spec spells two of the spec's flags in its own way.
+fn respell_scheduler_flag(flag: &mut Value) {
+    match flag.as_str() {
+        Some("SCHED_FLAG_DL_OVERRUN") => *flag = "SCHED_FLAG_D_L_OVERRUN".into(),
+        Some("SCHED_FLAG_RESET_ON_FORK") => *flag = "SCHED_RESET_ON_FORK".into(),
+        _ => {}
     }
 }
 

@@ -7,8 +7,8 @@ use super::*;
 
 fn fixtures() -> impl Iterator<Item = (String, Vec<u8>)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/specs");
-    fs::read_dir(folder).expect("tests/specs").map(|entry| {
-        let path = entry.expect("an entry").path();
+    let files = fs::read_dir(folder).expect("tests/specs").map(|entry| entry.expect("an entry").path());
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "json")).map(|path| {
         (path.file_name().expect("a name").to_string_lossy().into_owned(), fs::read(&path).expect("a file"))
     })
 }
@@ -134,7 +134,7 @@ fn a_profile_without_action_and_rules_is_none() {
 #[test]
 fn the_deadline_scheduler_flag_is_accepted_as_the_spec_spells_it() {
     let json = br#"{"process":{"user":{},"cwd":"/","args":["a"],"scheduler":{"policy":"SCHED_DEADLINE",
-        "flags":["SCHED_FLAG_DL_OVERRUN","SCHED_RESET_ON_FORK"]}}}"#;
+        "flags":["SCHED_FLAG_DL_OVERRUN","SCHED_FLAG_RESET_ON_FORK"]}}}"#;
     parse(json).expect("accepted");
 }
 

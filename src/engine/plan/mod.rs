@@ -11,6 +11,10 @@ pub mod init;
 mod mounts;
 mod target;
 mod text;
+mod words;
+
+#[cfg(test)]
+mod golden_tests;
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;

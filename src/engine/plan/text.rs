@@ -1,15 +1,35 @@
-//! How steps print: the same line in golden plans and in error messages.
+//! How a plan prints: one line a step, the same in golden plans and in error messages.
 
 use std::fmt;
 
-use super::{Mount, Source, Step, Sync};
+use super::words::{attributes, namespaces, propagation};
+use super::{Links, Mount, Plan, Source, Step, Sync};
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "clone with new namespaces: {}", namespaces(self.clone_flags))?;
+        if !self.born_in.is_empty() {
+            let kinds = self.born_in.iter().fold(0, |all, (kind, _)| all | *kind as u64);
+            writeln!(f, "born in given namespaces: {}", namespaces(kinds))?;
+        }
+        if self.pidns.is_some() {
+            writeln!(f, "born in a given namespace: pid")?;
+        }
+        if self.cgroup.is_some() {
+            writeln!(f, "born in the container's cgroup")?;
+        }
+        self.steps.iter().try_for_each(|step| writeln!(f, "{step}"))
+    }
+}
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::JoinCgroups(_) => f.write_str("join the container's cgroups"),
             Self::JoinNamespace { name, path, .. } => write!(f, "join {name} namespace {}", path.display()),
-            Self::JoinProcess { kinds, .. } => write!(f, "join the container's namespaces ({kinds:#x})"),
+            Self::JoinProcess { kinds, .. } => {
+                write!(f, "join the container's namespaces: {}", namespaces(*kinds as u64))
+            }
             Self::Unshare { name, .. } => write!(f, "new {name} namespace"),
             Self::TimeNamespace { offsets, .. } => write!(f, "new time namespace {offsets:?}"),
             Self::Sync(Sync::IdMap) => f.write_str("wait for the id maps"),
@@ -21,21 +41,22 @@ impl fmt::Display for Step {
             Self::Loopback => f.write_str("bring up loopback"),
             Self::Hostname(name) => write!(f, "hostname {name:?}"),
             Self::Domainname(name) => write!(f, "domainname {name:?}"),
-            Self::Propagation(flags) => write!(f, "propagation of the mount tree {flags:#x}"),
-            Self::Root { path, .. } => write!(f, "root.path {}", path.to_string_lossy()),
+            Self::Propagation(flags) => write!(f, "propagation of the mount tree {}", propagation(*flags)),
+            Self::Root { path, isolate } => {
+                let isolated = if *isolate { ", below a private mount" } else { "" };
+                write!(f, "root.path {}{isolated}", path.to_string_lossy())
+            }
             Self::Mount(mount) => mount.fmt(f),
             Self::Remount { target, attr } => {
-                write!(f, "remount {target} (set {:#x}, clear {:#x})", attr.set, attr.clear)
+                write!(f, "remount {target}{}", attributes(attr.set, attr.clear))
             }
             Self::Directory(target) => write!(f, "directory {target}"),
-            Self::Device(d) => write!(
-                f,
-                "device {} (mode {:o}, {}:{})",
-                d.target,
-                d.mode,
-                libc::major(d.rdev),
-                libc::minor(d.rdev)
-            ),
+            Self::Device(d) => {
+                let (major, minor) = (libc::major(d.rdev), libc::minor(d.rdev));
+                let bound = if d.bind_from.is_some() { ", bound from the host" } else { "" };
+                write!(f, "device {} (mode {:o}, {major}:{minor}, ", d.target, d.mode)?;
+                write!(f, "owner {}:{}{bound})", d.uid, d.gid)
+            }
             Self::Link { target, name } => {
                 write!(f, "link /dev/{} -> {}", name.to_string_lossy(), target.to_string_lossy())
             }
@@ -58,7 +79,7 @@ impl Step {
             Self::ReadonlyRoot => f.write_str("root.readonly"),
             Self::Pivot => f.write_str("pivot_root"),
             Self::MoveRoot => f.write_str("move the root over /"),
-            Self::RootPropagation(flags) => write!(f, "rootfsPropagation {flags:#x}"),
+            Self::RootPropagation(flags) => write!(f, "rootfsPropagation {}", propagation(*flags)),
             Self::Stdio(_) => f.write_str("stdio"),
             Self::Rlimit { name, soft, hard, .. } => write!(f, "rlimit {name} {soft}:{hard}"),
             Self::OomScoreAdj { value, .. } => write!(f, "oomScoreAdj {}", value.to_string_lossy()),
@@ -93,17 +114,16 @@ impl Step {
 impl fmt::Display for Mount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "mounts[{}] {} -> {}", self.index, self.from, self.target)?;
-        for (name, value) in [
-            ("set", self.attr.set),
-            ("clear", self.attr.clear),
-            ("rset", self.recursive.set),
-            ("rclear", self.recursive.clear),
-        ] {
-            if value != 0 {
-                write!(f, " {name}={value:#x}")?;
-            }
+        f.write_str(&attributes(self.attr.set, self.attr.clear))?;
+        if self.recursive.set != 0 || self.recursive.clear != 0 {
+            write!(f, " and below:{}", attributes(self.recursive.set, self.recursive.clear))?;
         }
-        self.propagation.iter().try_for_each(|flags| write!(f, " propagation={flags:#x}"))
+        self.propagation.iter().try_for_each(|flags| write!(f, " {}", propagation(*flags)))?;
+        f.write_str(match self.links {
+            Links::InRoot => "",
+            Links::NotLast => " (dest-nofollow)",
+            Links::None => " (no links on the way)",
+        })
     }
 }
 
@@ -120,8 +140,10 @@ impl fmt::Display for Source {
                 }
                 Ok(())
             }
-            Self::Bind { path, recursive, .. } => {
-                write!(f, "{} {}", if *recursive { "rbind" } else { "bind" }, path.to_string_lossy())
+            Self::Bind { path, recursive, nofollow } => {
+                let nofollow = if *nofollow { " (src-nofollow)" } else { "" };
+                let word = if *recursive { "rbind" } else { "bind" };
+                write!(f, "{word} {}{nofollow}", path.to_string_lossy())
             }
             Self::Detached { path, .. } => write!(f, "detached {}", path.to_string_lossy()),
             Self::Symlink(to) => write!(f, "link {}", to.to_string_lossy()),
