@@ -9,14 +9,15 @@ use std::time::Duration;
 use oci_spec::runtime::{self as spec, Hooks, Linux, LinuxNamespaceType as Kind, Spec};
 
 use super::cgroup::Cgroup;
-use super::child::Message;
+use super::child::{self, Message};
 use super::error::{Doing, Error};
 use super::hooks::{self, Document, Inside};
+use super::seccomp::agent;
 use super::plan::init::Joined;
 use super::plan::{Fd, Given, Plan, Step, Sync};
 use super::state::{Exit, State};
 use super::{create, rootfs};
-use crate::sys::{process, socket};
+use crate::sys::process;
 
 /// Removing cgroups waits this long for the last process to leave.
 const REMOVE_WITHIN: Duration = Duration::from_secs(2);
@@ -84,17 +85,23 @@ impl Gate {
         Self { socket, plan: Plan { steps, ..Plan::default() }, done }
     }
 
-    /// Lets init go and waits until its program runs.
-    fn open(self) -> Result<(), Error> {
-        let gone = |e| Error::doing("telling init to start", e);
-        socket::send(self.socket.as_fd(), &[1], None).map_err(gone)?;
-        match super::child::receive(self.socket.as_fd()).doing(|| "reading init's report".into())?.0 {
-            Message::Closed => Ok(()),
-            Message::Failed { step, call, errno, note } => {
-                let step = step.saturating_sub(self.done);
-                Err(create::failure(&self.plan, &Message::Failed { step, call, errno, note }))
+    /// Lets init go and waits until its program runs; `listens` gives a seccomp listener to its agent.
+    fn open(self, listens: impl Fn(i32) -> Result<(), Error>) -> Result<(), Error> {
+        let go = || child::go(self.socket.as_fd()).doing(|| "telling init to start".into());
+        go()?;
+        loop {
+            match child::receive(self.socket.as_fd()).doing(|| "reading init's report".into())?.0 {
+                Message::Closed => return Ok(()),
+                Message::Listener(number) => {
+                    listens(number)?;
+                    go()?;
+                }
+                Message::Failed { step, call, errno, note } => {
+                    let step = step.saturating_sub(self.done);
+                    return Err(create::failure(&self.plan, &Message::Failed { step, call, errno, note }));
+                }
+                message => return Err(create::failure(&self.plan, &message)),
             }
-            message => Err(create::failure(&self.plan, &message)),
         }
     }
 }
@@ -108,6 +115,7 @@ pub(super) struct ForExec {
     pub apparmor: bool,
     pub keyring: bool,
     pub personality: Option<u64>,
+    pub memory_policy: Option<spec::LinuxMemoryPolicy>,
     /// Init's process without its arguments and environment: defaults for what an exec leaves out.
     pub process: spec::Process,
     pub uid_map: Vec<spec::LinuxIdMapping>,
@@ -135,6 +143,7 @@ impl ForExec {
             apparmor: given.apparmor,
             keyring: no_keyring.is_none(),
             personality: given.personality,
+            memory_policy: given.memory_policy.clone(),
             process,
             uid_map: linux.uid_mappings().clone().unwrap_or_default(),
             gid_map: linux.gid_mappings().clone().unwrap_or_default(),
@@ -172,15 +181,33 @@ impl Container {
             self.hooks.as_ref().and_then(|h| f(h).as_deref()).unwrap_or_default()
         };
         hooks::run("startContainer", list(Hooks::start_container), &self.document("created"), Some(&inside))?;
-        gate.open()?;
+        let listens = |number| self.listens(&self.init, number, "created");
+        gate.open(listens).inspect_err(|_| drop(self.init.signal(libc::SIGKILL)))?;
         // COMPAT: a failing poststart hook ends the container, as in runc.
         hooks::run("poststart", list(Hooks::poststart), &self.document("running"), None)
             .inspect_err(|_| drop(self.init.signal(libc::SIGKILL)))
     }
 
     fn document(&self, status: &str) -> Vec<u8> {
+        self.state_document(status).to_string().into_bytes()
+    }
+
+    fn state_document(&self, status: &str) -> serde_json::Value {
         let (id, bundle, annotations) = (&self.id, &self.bundle, &self.annotations);
-        Document { id, status, pid: self.init.pid, bundle, annotations }.json()
+        Document { id, status, pid: self.init.pid, bundle, annotations }.value()
+    }
+
+    /// The `tasks` files of the container's resctrl groups.
+    pub(super) fn resctrl(&self) -> Result<Vec<OwnedFd>, Error> {
+        let state = self.state.lock().unwrap_or_else(|e| e.into_inner());
+        state.resctrl.tasks()
+    }
+
+    /// Gives the seccomp listener, descriptor `number` of `process`, to the profile's agent.
+    pub(super) fn listens(&self, process: &Process, number: i32, status: &str) -> Result<(), Error> {
+        let filter = self.for_exec.filter.as_deref();
+        let filter = filter.ok_or_else(|| Error::Gone("a listener without a seccomp profile".into()))?;
+        agent::hand_over(filter, process, number, self.state_document(status))
     }
 
     /// Ids that container id `uid`, `gid` have on the host.
@@ -288,6 +315,10 @@ pub fn clear(state: &State, bundle: &Path) -> Result<(), Error> {
             let removed = cgroup.remove(within).map_err(Error::from);
             keep(if state.owns_cgroup { removed } else { Ok(()) });
         }
+    }
+    // A reboot takes the groups with it, and what has their names then is somebody else's.
+    if state.is_of_this_boot() {
+        keep(state.resctrl.remove());
     }
     if let Some(rootfs) = &state.rootfs {
         keep(rootfs::unmount(rootfs));

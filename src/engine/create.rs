@@ -16,7 +16,7 @@ use super::plan::init::{Inputs, Joined};
 use super::plan::{CgroupView, Fd, Given, HostMounts, Plan, Step, Sync, init};
 use super::rootfs::{self, RootfsMount};
 use super::state::{self, State};
-use super::{hooks, idmap, passwd, seccomp};
+use super::{hooks, idmap, net_device, passwd, resctrl, seccomp};
 use crate::sys::fs;
 
 /// What Create is asked for.
@@ -70,12 +70,19 @@ fn attempt(request: CreateRequest, state: &mut State) -> Result<Created, Error> 
     rootfs::mount_all(&request.rootfs, &request.bundle.join("rootfs"))?;
     cgroup.create()?;
     state.owns_cgroup = true;
+    if let Some(rdt) = linux.intel_rdt() {
+        // ORDER: noted after it is made, for a group that was there before is not ours to remove.
+        let prepared = resctrl::prepare(rdt, &request.id, &mut state.resctrl);
+        state.save(&request.bundle)?;
+        prepared?;
+    }
     let oom = cgroup.oom_watch().ok();
     let filter = linux.seccomp().as_ref().map(|profile| seccomp::compile(profile).map(Arc::new));
     let filter = filter.transpose().map_err(|e| Error::Spec(format!("linux.seccomp: {e}")))?;
-    super::unsupported::check(&request.spec, filter.as_deref())?;
+    super::unsupported::check(&request.spec)?;
     let given = given(&request.spec, &rootfs, filter)?;
-    let (inputs, for_exec) = inputs(&request, linux, &cgroup, rootfs, given)?;
+    let (mut inputs, for_exec) = inputs(&request, linux, &cgroup, rootfs, given)?;
+    inputs.tasks.extend(state.resctrl.tasks()?.into_iter().map(Arc::new));
     // Without any resources the device rules that every container has still hold.
     let resources = linux.resources().clone().unwrap_or_default();
     cgroup.apply_early(&resources, DevicePolicy::Enforce)?;
@@ -84,6 +91,7 @@ fn attempt(request: CreateRequest, state: &mut State) -> Result<Created, Error> 
     state.pid = Some(born.pid);
     state.start_time = state::start_time(born.pid);
     state.save(&request.bundle)?;
+    net_devices(linux, &inputs.joined, &born)?;
     let terminal = set_up(&request, &plan, &born, &for_exec, linux).map_err(|e| explain_death(e, &cgroup))?;
     // ORDER: memory limits after set-up: what set-up takes must not decide how small a container can be.
     cgroup.apply_memory(&resources)?;
@@ -93,7 +101,7 @@ fn attempt(request: CreateRequest, state: &mut State) -> Result<Created, Error> 
     let container = Container {
         id: request.id,
         bundle: request.bundle,
-        init: Process { pid: born.pid, pidfd: for_exec_fd(&born)? },
+        init: Process { pid: born.pid, pidfd: born.pidfd },
         gate: Mutex::new(Some(Gate::new(born.socket, plan))),
         cgroup,
         hooks: request.spec.hooks().clone(),
@@ -102,10 +110,6 @@ fn attempt(request: CreateRequest, state: &mut State) -> Result<Created, Error> 
         state: Mutex::new(state.clone()),
     };
     Ok(Created { container, terminal, oom, warnings })
-}
-
-fn for_exec_fd(born: &Born) -> Result<Arc<OwnedFd>, Error> {
-    born.pidfd.try_clone().map(Arc::new).doing(|| "duplicating the pidfd".into())
 }
 
 /// `root.path`, relative to the bundle.
@@ -121,6 +125,7 @@ fn given(spec: &Spec, rootfs: &Path, filter: Option<Arc<seccomp::Filter>>) -> Re
     let personality = spec.linux().as_ref().and_then(|l| l.personality().as_ref()).map(|p| p.domain());
     Ok(Given {
         personality: personality.map(persona),
+        memory_policy: spec.linux().as_ref().and_then(|l| l.memory_policy().clone()),
         proc: host_proc()?,
         filter,
         gate: true,
@@ -198,6 +203,18 @@ fn open_namespaces(linux: &Linux) -> Result<Vec<Joined>, Error> {
         .collect()
 }
 
+/// Gives the container its network devices, while its init waits or is busy with what needs none.
+fn net_devices(linux: &Linux, joined: &[Joined], born: &Born) -> Result<(), Error> {
+    let Some(devices) = linux.net_devices() else { return Ok(()) };
+    if let Some(netns) = joined.iter().find(|ns| ns.kind == Kind::Network) {
+        return net_device::move_all(devices, &netns.fd);
+    }
+    // A new namespace comes with the clone itself; the pid is our unreaped child's, so nobody else's.
+    let path = format!("/proc/{}/ns/net", born.pid);
+    let netns = std::fs::File::open(&path).doing(|| format!("opening {path}"))?;
+    net_device::move_all(devices, &netns.into())
+}
+
 /// What a cgroup mount in the container shows: each hierarchy from the container's own cgroup down.
 fn cgroup_views(cgroup: &Cgroup) -> Vec<CgroupView> {
     let v1 = |dir: &Dir| CgroupView {
@@ -248,7 +265,7 @@ fn run_hooks(request: &CreateRequest, born: &Born, for_exec: &ForExec) -> Result
     for (moment, list) in [("prestart", prestart), ("createRuntime", hooks.create_runtime())] {
         hooks::run(moment, list.as_deref().unwrap_or_default(), &state, None)?;
     }
-    let inside = for_exec.inside(&for_exec_fd(born)?);
+    let inside = for_exec.inside(&born.pidfd);
     hooks::run(
         "createContainer",
         hooks.create_container().as_deref().unwrap_or_default(),

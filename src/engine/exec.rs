@@ -43,8 +43,10 @@ impl Container {
             home: self.home(&process),
             apparmor: shared.apparmor,
             personality: shared.personality,
+            memory_policy: shared.memory_policy.clone(),
         };
-        let join = self.cgroup.join_of(self.init.pid)?;
+        let mut join = self.cgroup.join_of(self.init.pid)?;
+        join.tasks.extend(self.resctrl()?);
         let plan = build(
             &process,
             &Inputs {
@@ -58,7 +60,41 @@ impl Container {
                 keyring: shared.keyring.then(|| format!("_ses.{}", self.id)),
             },
         )?;
-        run(&plan)
+        self.run(&plan)
+    }
+
+    fn run(&self, plan: &Plan) -> Result<Executed, Error> {
+        let born = child::spawn(plan)?;
+        match self.settle(plan, &born) {
+            Ok(terminal) => {
+                let process = Process { pid: born.pid, pidfd: born.pidfd };
+                Ok(Executed { process, terminal })
+            }
+            Err(e) => {
+                born.abandon();
+                Err(e)
+            }
+        }
+    }
+
+    /// Follows the child until its program runs.
+    fn settle(&self, plan: &Plan, born: &Born) -> Result<Option<OwnedFd>, Error> {
+        let mut terminal = None;
+        loop {
+            match born.next()? {
+                (Message::Closed, _) => return Ok(terminal),
+                (Message::Reached(Sync::Ready), master) => {
+                    terminal = master;
+                    born.go()?;
+                }
+                (Message::Listener(number), _) => {
+                    let process = Process { pid: born.pid, pidfd: born.pidfd.clone() };
+                    self.listens(&process, number, "running")?;
+                    born.go()?;
+                }
+                (message, _) => return Err(failure(plan, &message)),
+            }
+        }
     }
 
     /// COMPAT: what an exec's process leaves out it inherits from init's, as in runc.
@@ -76,6 +112,12 @@ impl Container {
         if process.selinux_label().as_ref().is_none_or(String::is_empty) {
             process.set_selinux_label(init.selinux_label().clone());
         }
+        process.set_scheduler(process.scheduler().clone().or_else(|| init.scheduler().clone()));
+        process.set_io_priority(process.io_priority().clone().or_else(|| init.io_priority().clone()));
+        let affinity = process.exec_cpu_affinity().clone().or_else(|| init.exec_cpu_affinity().clone());
+        process.set_exec_cpu_affinity(affinity);
+        let umask = process.user().umask().or(init.user().umask());
+        process.user_mut().set_umask(umask);
         process.set_oom_score_adj(process.oom_score_adj().or(init.oom_score_adj()));
         process.set_no_new_privileges(process.no_new_privileges().or(init.no_new_privileges()));
         process
@@ -88,35 +130,6 @@ impl Container {
             false => {
                 passwd::home(&PathBuf::from(format!("/proc/{}/root", self.init.pid)), process.user().uid())
             }
-        }
-    }
-}
-
-fn run(plan: &Plan) -> Result<Executed, Error> {
-    let born = child::spawn(plan)?;
-    match settle(plan, &born) {
-        Ok(terminal) => {
-            let process = Process { pid: born.pid, pidfd: Arc::new(born.pidfd) };
-            Ok(Executed { process, terminal })
-        }
-        Err(e) => {
-            born.abandon();
-            Err(e)
-        }
-    }
-}
-
-/// Follows the child until its program runs.
-fn settle(plan: &Plan, born: &Born) -> Result<Option<OwnedFd>, Error> {
-    let mut terminal = None;
-    loop {
-        match born.next()? {
-            (Message::Closed, _) => return Ok(terminal),
-            (Message::Reached(Sync::Ready), master) => {
-                terminal = master;
-                born.go()?;
-            }
-            (message, _) => return Err(failure(plan, &message)),
         }
     }
 }

@@ -37,6 +37,10 @@ pub struct Document<'a> {
 
 impl Document<'_> {
     pub fn json(&self) -> Vec<u8> {
+        self.value().to_string().into_bytes()
+    }
+
+    pub fn value(&self) -> serde_json::Value {
         let mut document = serde_json::json!({
             "ociVersion": "1.3.0", "id": self.id, "status": self.status, "bundle": self.bundle,
             "annotations": self.annotations,
@@ -44,7 +48,7 @@ impl Document<'_> {
         if self.status != "stopped" {
             document["pid"] = self.pid.into();
         }
-        document.to_string().into_bytes()
+        document
     }
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroup::Cgroup;
 use super::error::{Doing, Error};
+use super::resctrl::Groups;
 
 const FILE: &str = "myshim.json";
 
@@ -28,6 +29,9 @@ pub struct State {
     #[serde(default)]
     pub start_time: u64,
     pub rootfs: Option<PathBuf>,
+    /// Groups of `linux.intelRdt`.
+    #[serde(default)]
+    pub resctrl: Groups,
     /// Set once init has been reaped.
     pub exit: Option<Exit>,
     /// Created in full: poststop hooks are due.
@@ -52,6 +56,7 @@ impl State {
             pid: None,
             start_time: 0,
             rootfs: None,
+            resctrl: Groups::default(),
             exit: None,
             created: false,
         }

@@ -1,21 +1,14 @@
 //! What the spec may ask for and this engine does not do: refused by name, never silently left out.
 //! `oci::features` claims none of it.
 
-use oci_spec::runtime::{Linux, Spec};
+use oci_spec::runtime::Spec;
 
 use super::Error;
-use super::seccomp::Filter;
 use crate::oci::mount_options::MountOptions;
 
 /// # Errors
 /// Names the field and what to do instead.
-pub fn check(spec: &Spec, filter: Option<&Filter>) -> Result<(), Error> {
-    if let Some(linux) = spec.linux() {
-        fields(linux)?;
-    }
-    if filter.is_some_and(|f| u64::from(f.flags) & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0) {
-        return refuse("linux.seccomp", "SCMP_ACT_NOTIFY", "use SCMP_ACT_ERRNO or SCMP_ACT_TRACE");
-    }
+pub fn check(spec: &Spec) -> Result<(), Error> {
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
         let field = format!("mounts[{index}] ({})", mount.destination().display());
@@ -30,18 +23,6 @@ pub fn check(spec: &Spec, filter: Option<&Filter>) -> Result<(), Error> {
     Ok(())
 }
 
-fn fields(linux: &Linux) -> Result<(), Error> {
-    let asked = [
-        ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|all| !all.is_empty())),
-        ("linux.intelRdt", linux.intel_rdt().is_some()),
-        ("linux.memoryPolicy", linux.memory_policy().is_some()),
-    ];
-    match asked.iter().find(|(_, is_asked)| *is_asked) {
-        Some((field, _)) => refuse(field, "this field", "remove it from the spec"),
-        None => Ok(()),
-    }
-}
-
 fn refuse(field: &str, what: &str, remedy: &str) -> Result<(), Error> {
     Err(Error::Spec(format!("{field}: {what} is not supported: {remedy}")))
 }
@@ -52,7 +33,7 @@ mod tests {
 
     fn refused(json: &str) -> String {
         let spec: Spec = serde_json::from_str(json).unwrap();
-        check(&spec, None).unwrap_err().to_string()
+        check(&spec).unwrap_err().to_string()
     }
 
     #[test]
@@ -60,11 +41,5 @@ mod tests {
         let mount = r#"{"destination":"/data","type":"bind","source":"/x","options":["bind","idmap"]}"#;
         let text = refused(&format!(r#"{{"ociVersion":"1.2.0","mounts":[{mount}]}}"#));
         assert!(text.starts_with("mounts[0] (/data): an id-mapped mount is not supported"), "{text}");
-    }
-
-    #[test]
-    fn resctrl_is_refused_by_its_field() {
-        let text = refused(r#"{"ociVersion":"1.2.0","linux":{"intelRdt":{"closID":"a"}}}"#);
-        assert!(text.starts_with("linux.intelRdt"), "{text}");
     }
 }

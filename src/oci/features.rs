@@ -13,9 +13,9 @@ const SYSTEMD_USER: bool = false;
 const RDMA: bool = true;
 const APPARMOR: bool = true;
 const SELINUX: bool = true;
-const INTEL_RDT: bool = false;
-const NET_DEVICES: bool = false;
-const MEMORY_POLICY: bool = false;
+const INTEL_RDT: bool = true;
+const NET_DEVICES: bool = true;
+const MEMORY_POLICY: bool = true;
 const IDMAP: bool = false;
 /// Options that the parser knows and the engine refuses.
 const MOUNT_OPTIONS_REFUSED: &[&str] = &["idmap", "remount", "ridmap", "tmpcopyup"];
@@ -31,6 +31,7 @@ const SECCOMP_ACTIONS: &[&str] = &[
     "SCMP_ACT_KILL_PROCESS",
     "SCMP_ACT_KILL_THREAD",
     "SCMP_ACT_LOG",
+    "SCMP_ACT_NOTIFY",
     "SCMP_ACT_TRACE",
     "SCMP_ACT_TRAP",
 ];
@@ -45,8 +46,12 @@ const SECCOMP_OPERATORS: &[&str] = &[
 ];
 const SECCOMP_ARCHS: &[&str] =
     &["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"];
-const SECCOMP_FLAGS: &[&str] =
-    &["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_LOG"];
+const SECCOMP_FLAGS: &[&str] = &[
+    "SECCOMP_FILTER_FLAG_TSYNC",
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+    "SECCOMP_FILTER_FLAG_LOG",
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+];
 const MEMORY_POLICY_MODES: &[&str] = &[
     "MPOL_BIND",
     "MPOL_DEFAULT",
@@ -125,8 +130,6 @@ mod tests {
         let options = document["mountOptions"].as_array().expect("a list");
         assert!(MOUNT_OPTIONS_REFUSED.iter().all(|refused| !options.contains(&json!(refused))));
         assert_eq!(document["linux"]["mountExtensions"]["idmap"]["enabled"], false);
-        let actions = document["linux"]["seccomp"]["actions"].as_array().expect("a list");
-        assert!(!actions.contains(&json!("SCMP_ACT_NOTIFY")));
     }
 
     #[test]

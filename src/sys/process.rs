@@ -32,6 +32,13 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
     check("pidfd_send_signal", r).map(drop)
 }
 
+/// pidfd_getfd(2) (Linux 5.6): a copy of descriptor `number` of the process, close-on-exec.
+pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, number: i32) -> Result<OwnedFd> {
+    // SAFETY: takes integers only.
+    let r = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) };
+    check("pidfd_getfd", r).map(own)
+}
+
 /// waitid(2) by pidfd. `flags` = `WEXITED` and `WNOHANG`, `WNOWAIT`; `None` = still running (`WNOHANG`).
 pub fn waitid(pidfd: BorrowedFd<'_>, flags: i32) -> Result<Option<Exit>> {
     wait(libc::P_PIDFD, pidfd.as_raw_fd() as u32, flags)
@@ -95,7 +102,7 @@ pub fn getrlimit(resource: u32) -> Result<(u64, u64)> {
     Ok((limit.rlim_cur, limit.rlim_max))
 }
 
-/// `struct sched_attr` of sched_setattr(2), version 0 plus utilisation clamps.
+/// `struct sched_attr` of sched_setattr(2), version 1 (Linux 5.3).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SchedAttr {
@@ -108,6 +115,9 @@ pub struct SchedAttr {
     pub runtime: u64,
     pub deadline: u64,
     pub period: u64,
+    /// Utilisation clamps, 0 to 1024; read only with their flags.
+    pub util_min: u32,
+    pub util_max: u32,
 }
 
 /// sched_setattr(2) of the calling thread.
@@ -135,6 +145,19 @@ pub fn sched_setaffinity(set: &CpuSet) -> Result<()> {
     // SAFETY: the set is live and of the size passed.
     let r = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of::<CpuSet>(), set.0.as_ptr()) };
     check("sched_setaffinity", r).map(drop)
+}
+
+/// A set of memory nodes as set_mempolicy(2) takes it: 1024 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeSet(pub [u64; 16]);
+
+/// set_mempolicy(2) of the calling thread: `MPOL_*` with its flags; no nodes where the mode takes none.
+pub fn set_mempolicy(mode: i32, nodes: Option<&NodeSet>) -> Result<()> {
+    // KERNEL: it takes one off the number of bits it is given.
+    let (mask, bits) = nodes.map_or((ptr::null(), 0), |set| (set.0.as_ptr(), 1025));
+    // SAFETY: the set is live and as long as said, or not there with a length of 0.
+    let r = unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask, bits) };
+    check("set_mempolicy", r).map(drop)
 }
 
 /// Gives the calling thread default dispositions for all signals and an empty mask: what an executed program expects.

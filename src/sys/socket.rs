@@ -41,7 +41,7 @@ fn message(iov: &mut libc::iovec, control: &mut OneFd, with_fd: bool) -> libc::m
     msg
 }
 
-/// sendmsg(2) of one record, with at most one descriptor. A vanished peer is `EPIPE`, never a signal.
+/// sendmsg(2) of one message, with at most one descriptor. A vanished peer is `EPIPE`, never a signal.
 pub fn send(sock: BorrowedFd<'_>, data: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<()> {
     let mut iov = libc::iovec { iov_base: data.as_ptr() as *mut _, iov_len: data.len() };
     let mut control = OneFd([0; 32]);
@@ -61,7 +61,20 @@ pub fn send(sock: BorrowedFd<'_>, data: &[u8], fd: Option<BorrowedFd<'_>>) -> Re
     }
     // SAFETY: msg points to the live iov and control above.
     let r = unsafe { libc::sendmsg(sock.as_raw_fd(), &msg, libc::MSG_NOSIGNAL) };
-    check("sendmsg", r as libc::c_long).map(drop)
+    match check("sendmsg", r as libc::c_long)? as usize {
+        n if n == data.len() => Ok(()),
+        // A stream whose peer took only a part of it in time.
+        _ => Err(Error::new("sendmsg", libc::EAGAIN)),
+    }
+}
+
+/// socket(2) of `AF_NETLINK`, `NETLINK_ROUTE` (rtnetlink(7)): of the calling thread's network namespace for good.
+pub fn netlink_route() -> Result<OwnedFd> {
+    // SAFETY: takes integers only.
+    let r = unsafe {
+        libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE)
+    };
+    check("socket", r.into()).map(own)
 }
 
 /// recvmsg(2) of one record into `buf`: its length (0 = the peer closed), and the descriptor that came with it.
@@ -92,7 +105,10 @@ pub fn recv(sock: BorrowedFd<'_>, buf: &mut [u8]) -> Result<(usize, Option<Owned
     Ok((n as usize, fd))
 }
 
-/// connect(2) of a new `AF_UNIX` stream socket to `path`.
+/// How long a peer may take to accept a connection, and then to take each message, in seconds.
+const PATIENCE: i64 = 4;
+
+/// connect(2) of a new `AF_UNIX` stream socket to `path`. A peer that does not get round to it is `EAGAIN`.
 pub fn connect_unix(path: &[u8]) -> Result<OwnedFd> {
     // SAFETY: sockaddr_un is plain data, for which all zeroes is valid.
     let mut addr: libc::sockaddr_un = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -106,6 +122,12 @@ pub fn connect_unix(path: &[u8]) -> Result<OwnedFd> {
     // SAFETY: takes integers only.
     let r = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
     let sock = own(check("socket", r.into())?);
+    let patience = libc::timeval { tv_sec: PATIENCE, tv_usec: 0 };
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_SNDTIMEO);
+    let size = size_of::<libc::timeval>() as u32;
+    // SAFETY: patience is a live timeval of the size passed.
+    let r = unsafe { libc::setsockopt(sock.as_raw_fd(), level, option, (&raw const patience).cast(), size) };
+    check("setsockopt", r.into())?;
     // SAFETY: addr is a live sockaddr_un of the size passed.
     let r = unsafe {
         libc::connect(sock.as_raw_fd(), (&raw const addr).cast(), size_of::<libc::sockaddr_un>() as u32)

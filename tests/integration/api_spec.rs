@@ -2,30 +2,12 @@
 
 use crate::needs;
 use crate::needs_containers;
-use crate::support::bundle::Bundle;
-use crate::support::fifo::Sink;
-use crate::support::shim::{Host, Stdio3};
+use crate::support::run::output;
+use crate::support::shim::Host;
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-
-/// Output of a container whose spec `change` has changed; it must end well.
-fn output(script: &str, change: impl Fn(&mut Bundle, &Path)) -> String {
-    let host = Host::new();
-    // A mapped root has no rights in a folder that is closed to all but the real one.
-    fs::set_permissions(host.folder(), fs::Permissions::from_mode(0o755)).expect("chmod");
-    let out = Sink::new(host.folder().join("out"));
-    let mut bundle = host.bundle("a", script);
-    change(&mut bundle, host.folder());
-    let shim = host.start(bundle);
-    shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
-    let status = shim.wait("").expect("Wait");
-    shim.delete("").expect("Delete");
-    let text = out.finish();
-    assert_eq!(status, 0, "{text}");
-    text
-}
 
 /// "user: the container will be able to remap user and group IDs from the host to local users and groups."
 #[test]

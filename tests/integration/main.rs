@@ -9,6 +9,8 @@ mod api_errors;
 mod api_events;
 mod api_exec;
 mod api_lifecycle;
+mod api_net_devices;
+mod api_seccomp;
 mod api_spec;
 mod api_start;
 mod api_stdio;

@@ -1,11 +1,12 @@
 //! Steps that make the process what the spec says: limits, ids, capabilities, working directory, program.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 
-use super::Outcome;
 use super::room::Room;
+use super::{Outcome, report};
 use crate::engine::plan::{Program, Step};
+use crate::engine::seccomp::Filter;
 use crate::sys::cred::CapSets;
 use crate::sys::{Error, cred, fs, process};
 
@@ -32,10 +33,21 @@ pub fn run(step: &Step, room: &mut Room) -> Outcome {
         Step::Cwd(path) => cwd(path),
         Step::Lookup(program) => lookup(room, program),
         Step::CloseOnExec => fs::close_range(3, libc::CLOSE_RANGE_CLOEXEC),
-        Step::Seccomp(filter) => cred::seccomp_filter(&filter.program, filter.flags.into()).map(drop),
+        Step::MemoryPolicy { mode, nodes } => process::set_mempolicy(*mode, nodes.as_deref()),
         Step::Execve { program, argv, envp } => execve(room, program, argv, envp),
         _ => Err(Error::new("step", libc::ENOSYS)),
     }
+}
+
+/// Loads the filter. With a listener, the shim takes it from here by pidfd_getfd(2) before the child goes on.
+///
+/// ORDER: from the load on, every call of this process may be one that the filter sends to the agent, which does not
+/// have the listener yet. So the hand-over takes only one write (which `validate` refuses to have notified) and one
+/// read, which may wait for the agent: the shim needs nothing more from this process to give it the listener.
+pub fn seccomp(filter: &Filter, socket: BorrowedFd<'_>) -> Outcome {
+    let Some(listener) = cred::seccomp_filter(&filter.program, filter.flags.into())? else { return Ok(()) };
+    // Not closed here: that were one more call for the agent; execve closes it.
+    report::listener(socket, listener.into_raw_fd())
 }
 
 /// Writes `value` to `path` below procfs.

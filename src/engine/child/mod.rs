@@ -14,7 +14,10 @@
 //!   ------------------------- go -------> step, …
 //!   <------------- Ready (+ terminal) --- Create ends
 //!  startContainer hooks
-//!   ------------------------- go -------> seccomp, execve: the socket closes
+//!   ------------------------- go -------> seccomp
+//!   <------------------ Listener(fd) ---- only with SCMP_ACT_NOTIFY
+//!  pidfd_getfd, to the agent
+//!   ------------------------- go -------> execve: the socket closes
 //!   <------- Failed(step, errno) -------- at any moment instead, then _exit
 //! ```
 
@@ -26,7 +29,7 @@ mod room;
 mod spawn;
 mod terminal;
 
-pub use report::{Message, receive};
+pub use report::{Message, go, receive};
 pub use spawn::{Born, spawn};
 
 use std::os::fd::BorrowedFd;
@@ -44,6 +47,7 @@ fn walk(plan: &Plan, socket: BorrowedFd<'_>) -> ! {
     for (index, step) in plan.steps.iter().enumerate() {
         let done = match step {
             Step::Sync(point) => sync(*point, &mut room, socket),
+            Step::Seccomp(filter) => identity::seccomp(filter, socket),
             _ => run(step, &mut room),
         };
         if let Err(e) = done {
@@ -68,7 +72,7 @@ fn run(step: &Step, room: &mut Room) -> Outcome {
         Step::JoinProcess { kinds, pidfd } => namespaces::join(pidfd, *kinds),
         Step::Unshare { kinds, .. } => sys::ns::unshare(*kinds),
         Step::TimeNamespace { offsets, proc } => namespaces::time(offsets, proc),
-        Step::Sync(_) => Ok(()),
+        Step::Sync(_) | Step::Seccomp(_) => Ok(()),
         Step::BecomeRoot => namespaces::become_root(),
         Step::Setsid => sys::cred::setsid(),
         Step::Keyring(name) => identity::keyring(name),

@@ -7,6 +7,7 @@ use crate::sys::{self, Error, Result};
 
 const SIZE: usize = 256;
 const FAILED: u8 = 0;
+const LISTENER: u8 = 4;
 const CALL_AT: usize = 8;
 const CALL_MAX: usize = 40;
 const NOTE_AT: usize = CALL_AT + CALL_MAX;
@@ -22,6 +23,8 @@ pub enum Message {
         note: String,
     },
     Reached(Sync),
+    /// The seccomp filter is loaded, and its listener is the child's descriptor of this number.
+    Listener(i32),
     /// The socket closed: the program runs (or the child is dead, which its pidfd tells).
     Closed,
 }
@@ -54,6 +57,18 @@ pub fn wait_for_go(socket: BorrowedFd<'_>) -> Result<()> {
     }
 }
 
+/// Child: says that its descriptor `number` is the seccomp listener, and waits until the shim has taken it. Plain
+/// write(2) and read(2), because the filter holds already.
+pub fn listener(socket: BorrowedFd<'_>, number: i32) -> Result<()> {
+    let [a, b, c, d] = number.to_le_bytes();
+    sys::fs::write(socket, &[LISTENER, a, b, c, d])?;
+    let mut go = [0u8; 1];
+    match sys::fs::read(socket, &mut go)? {
+        [] => sys::process::exit(1),
+        _ => Ok(()),
+    }
+}
+
 /// Shim: says go.
 pub fn go(socket: BorrowedFd<'_>) -> Result<()> {
     sys::socket::send(socket, &[1], None)
@@ -79,6 +94,9 @@ pub fn parse(record: &[u8]) -> Message {
             call: text(&record[CALL_AT..NOTE_AT]),
             note: text(&record[NOTE_AT..]),
         },
+        [LISTENER, number @ ..] if number.len() == 4 => {
+            Message::Listener(i32::from_le_bytes([record[1], record[2], record[3], record[4]]))
+        }
         [1] => Message::Reached(Sync::IdMap),
         [2] => Message::Reached(Sync::Hooks),
         [3] => Message::Reached(Sync::Ready),
@@ -113,6 +131,14 @@ mod tests {
         let (message, fd) = receive(b.as_fd()).unwrap();
         assert_eq!(message, Message::Reached(Sync::Ready));
         assert!(fd.is_some());
+    }
+
+    #[test]
+    fn the_listeners_number_crosses_the_socket() {
+        let (a, b) = sys::socket::seqpacket_pair().unwrap();
+        go(b.as_fd()).unwrap();
+        listener(a.as_fd(), 517).unwrap();
+        assert_eq!(receive(b.as_fd()).unwrap().0, Message::Listener(517));
     }
 
     #[test]

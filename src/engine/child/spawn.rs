@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
 
 use super::super::plan::Plan;
 use super::report::{self, Message};
@@ -14,7 +15,7 @@ use crate::sys::{self, fs, ns, process, socket};
 pub struct Born {
     /// Its pid as the shim sees it.
     pub pid: i32,
-    pub pidfd: OwnedFd,
+    pub pidfd: Arc<OwnedFd>,
     /// The shim's end of the report socket: the gate.
     pub socket: OwnedFd,
 }
@@ -48,7 +49,7 @@ pub fn spawn(plan: &Plan) -> Result<Born, Error> {
         true => direct(plan, &ours, &theirs)?,
         false => through_namespaces(plan, &ours, &theirs)?,
     };
-    Ok(Born { pid, pidfd, socket: ours })
+    Ok(Born { pid, pidfd: Arc::new(pidfd), socket: ours })
 }
 
 fn direct(plan: &Plan, ours: &OwnedFd, theirs: &OwnedFd) -> Result<(i32, OwnedFd), Error> {

@@ -4,7 +4,7 @@ use oci_spec::runtime::Process;
 
 use super::identity::{self, Given};
 use super::target::c_string;
-use super::{Fd, Plan, Step};
+use super::{Fd, Plan, Step, list};
 use crate::engine::Error;
 use crate::sys::process::CpuSet;
 
@@ -29,7 +29,7 @@ pub fn build(process: &Process, inputs: &Inputs) -> Result<Plan, Error> {
     let mut plan = Plan { cgroup: inputs.cgroup.clone(), ..Plan::default() };
     let affinity = process.exec_cpu_affinity().as_ref();
     let initial = affinity.and_then(|a| a.initial().as_deref());
-    plan.steps.extend(initial.map(|list| Step::Affinity(Box::new(cpu_set(list)))));
+    plan.steps.extend(initial.map(|list| Step::Affinity(Box::new(CpuSet(list::bits(list))))));
     plan.pidns = inputs.pidns.then(|| inputs.init.clone());
     if !inputs.tasks.is_empty() {
         plan.steps.push(Step::JoinCgroups(inputs.tasks.clone()));
@@ -41,7 +41,7 @@ pub fn build(process: &Process, inputs: &Inputs) -> Result<Plan, Error> {
     }
     // ORDER: behind the cgroup, whose cpuset would reset it (sched_setaffinity(2)).
     let last = affinity.and_then(|a| a.cpu_affinity_final().as_deref());
-    plan.steps.extend(last.map(|list| Step::Affinity(Box::new(cpu_set(list)))));
+    plan.steps.extend(last.map(|list| Step::Affinity(Box::new(CpuSet(list::bits(list))))));
     let terminal = process.terminal().unwrap_or(false);
     if !terminal {
         plan.steps.push(Step::Stdio(inputs.stdio.clone()));
@@ -58,30 +58,4 @@ pub fn build(process: &Process, inputs: &Inputs) -> Result<Plan, Error> {
     }
     identity::append(&mut plan, process, &inputs.given)?;
     Ok(plan)
-}
-
-/// A list such as `0-2,7` (cpuset(7), "List format") as a mask; what it cannot hold is left out.
-fn cpu_set(list: &str) -> CpuSet {
-    let mut set = CpuSet([0; 16]);
-    for part in list.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (Ok(first), Ok(last)) = (first.trim().parse::<usize>(), last.trim().parse::<usize>()) else {
-            continue;
-        };
-        for cpu in first..=last.min(1023) {
-            set.0[cpu / 64] |= 1 << (cpu % 64);
-        }
-    }
-    set
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cpu_list_becomes_a_mask() {
-        let set = cpu_set("0-2,65");
-        assert_eq!((set.0[0], set.0[1]), (0b111, 0b10));
-    }
 }

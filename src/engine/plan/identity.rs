@@ -4,17 +4,17 @@ use std::ffi::CString;
 use std::sync::Arc;
 
 use oci_spec::runtime::{
-    IOPriorityClass, LinuxIOPriority, LinuxSchedulerPolicy, PosixRlimit, PosixRlimitType, Process, Scheduler,
-    User,
+    IOPriorityClass, LinuxIOPriority, LinuxMemoryPolicy, LinuxSchedulerPolicy, MemoryPolicyFlagType,
+    MemoryPolicyModeType, PosixRlimit, PosixRlimitType, Process, Scheduler, User,
 };
 
 use super::caps::{CAP_SYS_ADMIN, Wanted};
 use super::target::c_string;
-use super::{Fd, Plan, Step, Sync};
+use super::{Fd, Plan, Step, Sync, list};
 use crate::engine::Error;
 use crate::engine::seccomp::Filter;
 use crate::sys::cred::{CapSets, Strings};
-use crate::sys::process::SchedAttr;
+use crate::sys::process::{NodeSet, SchedAttr};
 
 /// What runc gives a process that names no umask.
 const DEFAULT_UMASK: u32 = 0o022;
@@ -78,6 +78,7 @@ pub struct Given {
     pub apparmor: bool,
     /// The execution domain (personality(2)).
     pub personality: Option<u64>,
+    pub memory_policy: Option<LinuxMemoryPolicy>,
 }
 
 /// Appends the steps that turn the child into `process`.
@@ -87,6 +88,7 @@ pub fn append(plan: &mut Plan, process: &Process, given: &Given) -> Result<(), E
     let program = Arc::new(Program::new(process, &env)?);
     limits(plan, process)?;
     plan.steps.extend(given.personality.map(Step::Personality));
+    plan.steps.extend(given.memory_policy.as_ref().map(memory_policy));
     labels(plan, process, given)?;
     let no_new_privs = process.no_new_privileges().unwrap_or(false);
     // Loading a filter takes no_new_privs or CAP_SYS_ADMIN (seccomp(2)): without the first, keep the second for it.
@@ -219,6 +221,29 @@ fn io_priority(priority: &LinuxIOPriority) -> i32 {
         IOPriorityClass::IoprioClassIdle => 3,
     };
     class << 13 | priority.priority() as i32
+}
+
+/// `MPOL_*` of linux/mempolicy.h.
+fn memory_policy(policy: &LinuxMemoryPolicy) -> Step {
+    use MemoryPolicyFlagType as F;
+    use MemoryPolicyModeType as M;
+    let mode = match policy.mode() {
+        M::MpolDefault => 0,
+        M::MpolPreferred => 1,
+        M::MpolBind => 2,
+        M::MpolInterleave => 3,
+        M::MpolLocal => 4,
+        M::MpolPreferredMany => 5,
+        M::MpolWeightedInterleave => 6,
+    };
+    let flag = |flag: &F| match flag {
+        F::MpolFNumaBalancing => 1 << 13,
+        F::MpolFRelativeNodes => 1 << 14,
+        F::MpolFStaticNodes => 1 << 15,
+    };
+    let mode = policy.flags().iter().flatten().map(flag).fold(mode, |all, one| all | one);
+    let nodes = policy.nodes().as_deref().filter(|list| !list.trim().is_empty());
+    Step::MemoryPolicy { mode, nodes: nodes.map(|list| Box::new(NodeSet(list::bits(list)))) }
 }
 
 /// AppArmor and SELinux profiles take effect at execve; each has its own file (proc_pid_attr(5)).

@@ -8,6 +8,7 @@ mod devices;
 pub mod exec;
 mod identity;
 pub mod init;
+mod list;
 mod mounts;
 mod target;
 mod text;
@@ -24,7 +25,7 @@ use std::sync::Arc;
 use crate::engine::seccomp::Filter;
 use crate::sys::cred::{CapSets, Strings};
 use crate::sys::mount::MountAttr;
-use crate::sys::process::{CpuSet, SchedAttr};
+use crate::sys::process::{CpuSet, NodeSet, SchedAttr};
 
 pub use identity::{Given, Program};
 pub use mounts::{CgroupView, Host as HostMounts};
@@ -150,6 +151,11 @@ pub enum Step {
     Scheduler(SchedAttr),
     IoPriority(i32),
     Affinity(Box<CpuSet>),
+    /// set_mempolicy(2): `MPOL_*` with its flags.
+    MemoryPolicy {
+        mode: i32,
+        nodes: Option<Box<NodeSet>>,
+    },
     Personality(u64),
     Umask(u32),
     /// A security label for execve, into `/proc/thread-self/attr/…`.

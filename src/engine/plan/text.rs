@@ -88,6 +88,7 @@ impl Step {
             }
             Self::IoPriority(value) => write!(f, "ioPriority {value:#x}"),
             Self::Affinity(_) => f.write_str("execCPUAffinity"),
+            Self::MemoryPolicy { mode, .. } => write!(f, "memoryPolicy {mode:#x}"),
             Self::Personality(persona) => write!(f, "personality {persona:#x}"),
             Self::Umask(mask) => write!(f, "umask {mask:03o}"),
             Self::ExecLabel { file, label, .. } => {

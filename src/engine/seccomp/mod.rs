@@ -3,6 +3,7 @@
 //! Decides nothing that the profile does not say; loading is the child's. Compiled once per container and kept, so
 //! that an exec pays nothing. No C library takes part.
 
+pub mod agent;
 mod arch;
 mod assembler;
 mod program;

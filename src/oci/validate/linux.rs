@@ -122,14 +122,7 @@ fn memory_policy(policy: &LinuxMemoryPolicy) -> Result<()> {
     let field = "linux.memoryPolicy.nodes";
     let nodes = policy.nodes().as_deref().unwrap_or_default().trim();
     let (mode, given) = (policy.mode(), !nodes.is_empty());
-    let list = nodes.split(',').all(|range| {
-        let mut ends = range.trim().split('-').map(|end| end.trim().parse::<u32>());
-        match (ends.next(), ends.next(), ends.next()) {
-            (Some(Ok(_)), None, _) => true,
-            (Some(Ok(first)), Some(Ok(last)), None) => first <= last,
-            _ => false,
-        }
-    });
+    let list = super::is_list(nodes);
     match mode {
         _ if given && !list => refuse(field, format!("`{nodes}` is no list of nodes; write it like `0-1,3`")),
         Mode::MpolDefault | Mode::MpolLocal if given => refuse(field, format!("must be empty for {mode}")),
@@ -140,6 +133,20 @@ fn memory_policy(policy: &LinuxMemoryPolicy) -> Result<()> {
 }
 
 fn rdt(linux: &Linux) -> Result<()> {
+    let Some(rdt) = linux.intel_rdt() else { return Ok(()) };
+    let schemas = [("l3CacheSchema", rdt.l3_cache_schema(), ""), ("memBwSchema", rdt.mem_bw_schema(), "MB:")];
+    for (name, schema, prefix) in schemas {
+        let schema = schema.as_deref().unwrap_or_default();
+        if schema.contains('\n') || !(schema.is_empty() || schema.starts_with(prefix)) {
+            let must = format!("`{schema}` must be one line that begins with `{prefix}`");
+            return refuse(format!("linux.intelRdt.{name}"), must);
+        }
+    }
+    for (at, line) in rdt.schemata().iter().flatten().enumerate() {
+        if line.contains('\n') {
+            return refuse(format!("linux.intelRdt.schemata[{at}]"), "must be one line; make each an element");
+        }
+    }
     let Some(class) = linux.intel_rdt().as_ref().and_then(|rdt| rdt.clos_id().as_deref()) else {
         return Ok(());
     };

@@ -132,6 +132,18 @@ fn absolute(field: &str, path: &Path) -> Result<()> {
     refuse(field, format!("`{path}` is not absolute; write `/{path}`"))
 }
 
+/// A list of CPUs or memory nodes such as `0-2,7` (cpuset(7), "List format"); 1024 are the most a kernel has.
+fn is_list(list: &str) -> bool {
+    let number = |end: &str| end.trim().parse::<u32>().ok().filter(|number| *number < 1024);
+    list.split(',').all(|range| match range.split_once('-') {
+        None => number(range).is_some(),
+        Some((first, last)) => match (number(first), number(last)) {
+            (Some(first), Some(last)) => first <= last,
+            _ => false,
+        },
+    })
+}
+
 fn no_nul(field: &str, text: impl AsRef<[u8]>) -> Result<()> {
     match text.as_ref().contains(&0) {
         true => refuse(field, "contains a NUL byte; remove it"),

@@ -1,7 +1,7 @@
 //! Refusals about the process, of a container or of an exec.
 
 use oci_spec::runtime::{
-    Linux, LinuxIOPriority, LinuxIdMapping, LinuxSchedulerPolicy as Policy, PosixRlimit, Process, Scheduler,
+    ExecCPUAffinity, Linux, LinuxIOPriority, LinuxIdMapping, LinuxSchedulerPolicy as Policy, PosixRlimit, Process, Scheduler,
 };
 
 use super::namespaces::{Kind, Namespaces};
@@ -31,10 +31,26 @@ pub fn check(process: &Process, at: &str) -> Result<()> {
     if let Some(scheduler) = process.scheduler() {
         check_scheduler(scheduler, &field("scheduler"))?;
     }
-    match process.io_priority() {
-        Some(priority) => check_io_priority(priority, &field("ioPriority")),
+    if let Some(priority) = process.io_priority() {
+        check_io_priority(priority, &field("ioPriority"))?;
+    }
+    match process.exec_cpu_affinity() {
+        Some(affinity) => check_affinity(affinity, &field("execCPUAffinity")),
         None => Ok(()),
     }
+}
+
+fn check_affinity(affinity: &ExecCPUAffinity, at: &str) -> Result<()> {
+    for (name, list) in [("initial", affinity.initial()), ("final", affinity.cpu_affinity_final())] {
+        let list = list.as_deref().unwrap_or_default();
+        if !list.is_empty() && !super::is_list(list) {
+            return refuse(
+                format!("{at}.{name}"),
+                format!("`{list}` is no list of CPUs; write it like `0-1,3`"),
+            );
+        }
+    }
+    Ok(())
 }
 
 fn arguments(process: &Process, at: &str) -> Result<()> {

@@ -7,6 +7,8 @@ pub mod differences;
 pub mod events;
 pub mod fifo;
 pub mod leak;
+pub mod run;
+pub mod seccomp_agent;
 pub mod shim;
 pub mod subject;
 pub mod wire;

@@ -1,0 +1,275 @@
+//! Seccomp on a real kernel: every action, the flags, and notification with an agent that answers.
+
+use crate::needs_containers;
+use crate::support::bundle::Bundle;
+use crate::support::run::{exec_output, outcome, output};
+use crate::support::seccomp_agent::Agent;
+use crate::support::shim::{Host, Stdio3};
+use crate::support::subject::ours;
+use crate::support::{fifo::Sink, leak};
+use serde_json::{Value, json};
+
+/// SIGSYS, as a shell tells a death by it.
+const BY_SIGSYS: u32 = 128 + 31;
+
+fn profile(bundle: &mut Bundle, action: &str, calls: &[&str]) {
+    bundle.set(
+        "/linux/seccomp",
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": calls, "action": action}]}),
+    );
+}
+
+fn notify(bundle: &mut Bundle, agent: &Agent, calls: &[&str]) {
+    profile(bundle, "SCMP_ACT_NOTIFY", calls);
+    bundle.set("/linux/seccomp/listenerPath", json!(agent.path));
+    bundle.set("/linux/seccomp/listenerMetadata", json!("opaque=1"));
+}
+
+/// "SCMP_ACT_KILL, SCMP_ACT_KILL_PROCESS, SCMP_ACT_KILL_THREAD, SCMP_ACT_TRAP": all end a process of one thread by
+/// SIGSYS (seccomp(2)).
+#[test]
+fn actions_that_end_the_process() {
+    needs_containers!();
+    for action in ["SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_TRAP"] {
+        let (status, text) = outcome("mkdir /x; echo \"status $?\"", |bundle, _| {
+            profile(bundle, action, &["mkdir", "mkdirat"]);
+        });
+        assert!(text.contains(&format!("status {BY_SIGSYS}")), "{action}: {status} {text}");
+    }
+}
+
+/// "SCMP_ACT_ERRNO … The default is EPERM", "SCMP_ACT_TRACE" answers ENOSYS where nobody traces (seccomp(2)),
+/// "SCMP_ACT_LOG" and "SCMP_ACT_ALLOW" let the call happen.
+#[test]
+fn actions_that_go_on() {
+    needs_containers!();
+    let told = [
+        ("SCMP_ACT_ERRNO", "Operation not permitted"),
+        ("SCMP_ACT_TRACE", "Function not implemented"),
+        ("SCMP_ACT_LOG", "made"),
+        ("SCMP_ACT_ALLOW", "made"),
+    ];
+    for (action, expected) in told {
+        let text = output("mkdir /x 2>&1 && echo made; true", |bundle, _| {
+            profile(bundle, action, &["mkdir", "mkdirat"]);
+        });
+        assert!(text.contains(expected), "{action}: {text}");
+    }
+}
+
+/// "defaultErrnoRet … the errno return code to use": for all that the profile, here containerd's own, does not name.
+#[test]
+fn default_action_has_its_own_errno() {
+    needs_containers!();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/specs/container-seccomp-default.json");
+    let spec: Value = serde_json::from_slice(&std::fs::read(path).expect("a spec")).expect("JSON");
+    let mut profile = spec["linux"]["seccomp"].clone();
+    profile["defaultErrnoRet"] = json!(libc::EDQUOT);
+    for group in profile["syscalls"].as_array_mut().expect("groups") {
+        group["names"].as_array_mut().expect("names").retain(|name| name != "mkdir" && name != "mkdirat");
+    }
+    let text = output("mkdir /x 2>&1; true", |bundle, _| bundle.set("/linux/seccomp", profile.clone()));
+    assert!(text.contains("quota exceeded"), "{text}");
+}
+
+/// "args … op: the operator for syscall arguments in seccomp." A signal's number is kill(2)'s second argument.
+#[test]
+fn arguments_decide_by_every_operator() {
+    needs_containers!();
+    // USR1 is 10: which of 9 < 10 < 12 may be sent (0 asks only).
+    let cases = [
+        ("SCMP_CMP_EQ", json!({"value": 10}), "0 refused 12"),
+        ("SCMP_CMP_NE", json!({"value": 10}), "refused 10 refused"),
+        ("SCMP_CMP_LT", json!({"value": 10}), "refused 10 12"),
+        ("SCMP_CMP_LE", json!({"value": 10}), "refused refused 12"),
+        ("SCMP_CMP_GT", json!({"value": 10}), "0 10 refused"),
+        ("SCMP_CMP_GE", json!({"value": 10}), "0 refused refused"),
+        ("SCMP_CMP_MASKED_EQ", json!({"value": 6, "valueTwo": 2}), "0 refused 12"),
+    ];
+    let script = "trap : 10 12; for s in 0 10 12; do kill -$s $$ 2>/dev/null && printf '%s ' $s || printf 'refused '; done";
+    for (op, mut argument, expected) in cases {
+        argument["index"] = json!(1);
+        argument["op"] = json!(op);
+        let text = output(script, |bundle, _| {
+            profile(bundle, "SCMP_ACT_ERRNO", &["kill"]);
+            bundle.set("/linux/seccomp/syscalls/0/args", json!([argument]));
+        });
+        assert_eq!(text.trim_end(), expected, "{op}");
+    }
+}
+
+/// "flags … SECCOMP_FILTER_FLAG_TSYNC, SECCOMP_FILTER_FLAG_LOG, SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+/// SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": the kernel takes each, alone and together; the last only makes a
+/// difference, and is only let through, where there is a listener.
+#[test]
+fn every_flag_is_taken() {
+    needs_containers!();
+    let all = [
+        "SECCOMP_FILTER_FLAG_TSYNC",
+        "SECCOMP_FILTER_FLAG_LOG",
+        "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+        "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+    ];
+    let known = if ours() { &all[..] } else { &all[..3] };
+    let mut choices: Vec<Value> = known.iter().map(|flag| json!([flag])).collect();
+    choices.extend([json!([]), json!(known)]);
+    for flags in choices {
+        let text = output("mkdir /x 2>&1; grep Seccomp: /proc/self/status", |bundle, _| {
+            profile(bundle, "SCMP_ACT_ERRNO", &["mkdir", "mkdirat"]);
+            bundle.set("/linux/seccomp/flags", flags.clone());
+        });
+        assert!(text.contains("not permitted") && text.contains("Seccomp:\t2"), "{flags}: {text}");
+    }
+}
+
+/// "listenerPath … over which the runtime will send the container process state data structure when the
+/// SCMP_ACT_NOTIFY action is used." "metadata: opaque metadata." "pid: the container process ID, as seen by the
+/// runtime."
+#[test]
+fn agent_gets_the_listener_with_the_containers_state_and_answers() {
+    needs_containers!();
+    for no_new_privileges in [true, false] {
+        let host = Host::new();
+        let agent = Agent::new(host.folder(), libc::EDQUOT);
+        let out = Sink::new(host.folder().join("out"));
+        let mut bundle = host.bundle("a", "mkdir /x 2>&1; echo after");
+        notify(&mut bundle, &agent, &["mkdir", "mkdirat"]);
+        bundle.set("/process/noNewPrivileges", json!(no_new_privileges));
+        bundle.set("/annotations", json!({"colour": "blue"}));
+        let shim = host.start(bundle);
+        let pid = shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
+        assert_eq!(shim.wait("").expect("Wait"), 0);
+        let text = out.finish();
+        assert!(text.contains("quota exceeded") && text.ends_with("after\n"), "{text}");
+        let [state] = &agent.states()[..] else { panic!("{:?}", agent.states()) };
+        assert_eq!((&state["fds"], &state["metadata"]), (&json!(["seccompFd"]), &json!("opaque=1")));
+        assert_eq!((&state["pid"], &state["state"]["pid"]), (&json!(pid), &json!(pid)));
+        assert_eq!(state["state"]["bundle"], json!(shim.bundle.folder));
+        assert_eq!(state["state"]["annotations"]["colour"], "blue");
+        for document in [state, &state["state"]] {
+            assert!(document["ociVersion"].as_str().is_some_and(|version| version.starts_with("1.")));
+        }
+        if ours() {
+            assert_eq!((&state["state"]["id"], &state["state"]["status"]), (&json!("a"), &json!("created")));
+        }
+    }
+}
+
+/// The profile holds for every process of the container, and each has a listener of its own: "The runtime MUST send
+/// exactly one container process state per connection."
+#[test]
+fn exec_has_a_listener_of_its_own() {
+    needs_containers!();
+    let host = Host::new();
+    let agent = Agent::new(host.folder(), libc::EDQUOT);
+    let mut bundle = host.bundle("a", "sleep 1000");
+    notify(&mut bundle, &agent, &["mkdir", "mkdirat"]);
+    let shim = host.start(bundle);
+    let init = shim.run();
+    for no_new_privileges in [true, false] {
+        let text = exec_output(&shim, "mkdir /x 2>&1; true", |process| {
+            process["noNewPrivileges"] = json!(no_new_privileges);
+        });
+        assert!(text.contains("quota exceeded"), "{text}");
+    }
+    let states = agent.states();
+    assert_eq!(states.len(), 3);
+    for state in &states[1..] {
+        assert_eq!(state["state"]["pid"], json!(init));
+        assert!(state["pid"] != json!(init) && state["pid"].as_i64() > Some(0), "{state}");
+        assert_eq!(state["state"]["status"], "running");
+    }
+}
+
+/// Whatever the profile sends to the agent, set-up needs no answer before the agent can give one. (`write` is refused
+/// by runc and by us.)
+#[test]
+fn setup_does_not_wait_for_an_agent_that_has_nothing_yet() {
+    needs_containers!();
+    let calls = [
+        "execve", "openat", "open", "read", "close", "fcntl", "capset", "capget", "prctl", "sendmsg", "recvmsg",
+        "sendto", "recvfrom", "mkdir", "exit_group", "futex",
+    ];
+    for no_new_privileges in [true, false] {
+        let host = Host::new();
+        let agent = Agent::new(host.folder(), libc::EDQUOT);
+        let mut bundle = host.bundle("a", "exit 7");
+        notify(&mut bundle, &agent, &calls);
+        bundle.set("/process/noNewPrivileges", json!(no_new_privileges));
+        let shim = host.start(bundle);
+        shim.run();
+        assert_eq!(shim.wait("").expect("Wait"), 7);
+        assert!(agent.was_asked(libc::SYS_execve));
+    }
+}
+
+/// "If sending to this socket fails, the runtime MUST generate an error."
+#[test]
+fn absent_agent_fails_the_start_by_its_path() {
+    needs_containers!();
+    let host = Host::new();
+    let mut bundle = host.bundle("a", "sleep 1000");
+    profile(&mut bundle, "SCMP_ACT_NOTIFY", &["mkdir"]);
+    bundle.set("/linux/seccomp/listenerPath", json!("/no/such/agent.sock"));
+    let shim = host.start(bundle);
+    let failure = match shim.create() {
+        Ok(pid) => {
+            let failure = shim.start("").expect_err("nobody listens");
+            shim.wait("").expect("Wait");
+            assert!(!leak::alive(pid as i32));
+            shim.delete("").expect("Delete");
+            failure
+        }
+        Err(failure) => failure,
+    };
+    assert!(failure.message.contains("/no/such/agent.sock"), "{failure:?}");
+    if ours() {
+        assert!(failure.message.contains("linux.seccomp.listenerPath"), "{failure:?}");
+        assert!(failure.message.contains("start the agent first"), "{failure:?}");
+    }
+    shim.assert_nothing_left();
+}
+
+/// "If the SCMP_ACT_NOTIFY action is not used this value is ignored."
+#[test]
+fn listener_path_without_notification_is_ignored() {
+    needs_containers!();
+    let text = output("mkdir /x && echo made", |bundle, _| {
+        profile(bundle, "SCMP_ACT_ERRNO", &["reboot"]);
+        bundle.set("/linux/seccomp/listenerPath", json!("/no/such/agent.sock"));
+    });
+    assert_eq!(text, "made\n");
+}
+
+/// "listenerMetadata … MUST NOT be set if listenerPath is not set." "SCMP_ACT_NOTIFY" needs a path, cannot be the
+/// default, and cannot be for `write`; an errno is for actions that return one ("the runtime MUST … fail").
+#[test]
+fn impossible_profiles_are_refused_by_their_field() {
+    needs_containers!();
+    let rule = |action: &str, call: &str| json!([{"names": [call], "action": action}]);
+    let allow = |syscalls: Value| json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": syscalls});
+    let with = |mut profile: Value, key: &str, value: Value| {
+        profile[key] = value;
+        profile
+    };
+    let notify = |call: &str| with(allow(rule("SCMP_ACT_NOTIFY", call)), "listenerPath", json!("/s"));
+    let mut errno = allow(rule("SCMP_ACT_KILL", "mkdir"));
+    errno["syscalls"][0]["errnoRet"] = json!(5);
+    let profiles = [
+        (allow(rule("SCMP_ACT_NOTIFY", "mkdir")), "listenerPath"),
+        (with(notify("mkdir"), "defaultAction", json!("SCMP_ACT_NOTIFY")), "defaultAction"),
+        (notify("write"), "syscalls[0]"),
+        (errno, "syscalls[0].errnoRet"),
+    ];
+    for (profile, field) in profiles {
+        let host = Host::new();
+        let mut bundle = host.bundle("a", "true");
+        bundle.set("/linux/seccomp", profile);
+        let shim = host.start(bundle);
+        let failure = shim.create().expect_err("refused");
+        if ours() {
+            assert!(failure.message.contains(&format!("linux.seccomp.{field}")), "{failure:?}");
+        }
+        shim.assert_nothing_left();
+    }
+}

@@ -1,0 +1,56 @@
+//! One process from its creation to its deletion, for tests that only look at what it saw.
+
+use super::bundle::Bundle;
+use super::fifo::Sink;
+use super::shim::{Host, Shim, Stdio3};
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// Output of a container whose spec `change` has changed; it must end well.
+#[track_caller]
+pub fn output(script: &str, change: impl Fn(&mut Bundle, &Path)) -> String {
+    let (status, text) = outcome(script, change);
+    assert_eq!(status, 0, "{text}");
+    text
+}
+
+/// Exit status and output of a container whose spec `change` has changed.
+#[track_caller]
+pub fn outcome(script: &str, change: impl Fn(&mut Bundle, &Path)) -> (u32, String) {
+    let host = Host::new();
+    // A mapped root has no rights in a folder that is closed to all but the real one.
+    fs::set_permissions(host.folder(), fs::Permissions::from_mode(0o755)).expect("chmod");
+    let out = Sink::new(host.folder().join("out"));
+    let mut bundle = host.bundle("a", script);
+    change(&mut bundle, host.folder());
+    let shim = host.start(bundle);
+    shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
+    let status = shim.wait("").expect("Wait");
+    shim.delete("").expect("Delete");
+    (status, out.finish())
+}
+
+/// Exit status and output of a further process of a running container.
+#[track_caller]
+pub fn exec(shim: &Shim<'_>, process: &Value) -> (u32, String) {
+    let name = super::subject::unique("exec");
+    let out = Sink::new(shim.host.folder().join(&name));
+    let stdio = Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() };
+    shim.exec_process(&name, process, &stdio).expect("Exec");
+    shim.start(&name).expect("Start");
+    let status = shim.wait(&name).expect("Wait");
+    shim.delete(&name).expect("Delete");
+    (status, out.finish())
+}
+
+/// Output of a script run by exec, as a process that `change` has changed; it must end well.
+#[track_caller]
+pub fn exec_output(shim: &Shim<'_>, script: &str, change: impl Fn(&mut Value)) -> String {
+    let mut process = shim.bundle.process(&["sh", "-c", script]);
+    change(&mut process);
+    let (status, text) = exec(shim, &process);
+    assert_eq!(status, 0, "{text}");
+    text
+}
