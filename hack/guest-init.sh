@@ -17,11 +17,13 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
     echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control
 done
-module=$(find "$guest_modules" -name 'overlay.ko*' -print -quit)
-case $module in
-    *.xz) xz -dc "$module" >/run/overlay.ko && busybox insmod /run/overlay.ko ;;
-    *.ko) busybox insmod "$module" ;;
-esac
+for name in overlay veth; do
+    module=$(find "$guest_modules" -name "$name.ko*" -print -quit)
+    case $module in
+        *.xz) xz -dc "$module" >/run/module.ko && busybox insmod /run/module.ko ;;
+        *.ko) busybox insmod "$module" ;;
+    esac
+done
 busybox ip link set lo up
 echo guest >/proc/sys/kernel/hostname
 

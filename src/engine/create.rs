@@ -304,6 +304,20 @@ fn remedy(step: &Step, errno: i32) -> String {
         (Step::Rlimit { .. }, libc::EPERM) => "raising a hard limit needs CAP_SYS_RESOURCE",
         (Step::OomScoreAdj { .. }, libc::EACCES) => "lowering it needs CAP_SYS_RESOURCE",
         (Step::Sysctl { .. }, libc::ENOENT) => "this kernel has no such sysctl in the container's namespaces",
+        (Step::MemoryPolicy { .. }, libc::EINVAL) => {
+            "each node must be online and in the container's cpuset, and the kernel must know the mode"
+        }
+        (Step::MemoryPolicy { .. }, libc::ENOSYS) => "this kernel has no NUMA support",
+        (Step::Scheduler(_), libc::EPERM) => {
+            "it takes CAP_SYS_NICE, and on cgroup v1 real-time policies take linux.resources.cpu.realtimeRuntime"
+        }
+        (Step::Scheduler(_), libc::EINVAL) => {
+            "the kernel does not know the policy, or its values do not fit it"
+        }
+        (Step::Scheduler(_), libc::EBUSY) => "the kernel has no bandwidth left for this deadline",
+        (Step::Scheduler(_), libc::EOPNOTSUPP) => "this kernel has no utilisation clamps",
+        (Step::Affinity(_), libc::EINVAL) => "no CPU of the list is online and in the container's cpuset",
+        (Step::Seccomp(_), libc::EINVAL) => "the kernel does not know one of the flags",
         (_, libc::ENOSYS) => "the kernel is too old: Linux 5.12 or newer is needed",
         _ => "",
     };

@@ -42,7 +42,8 @@ impl Wanted {
             class => root.join(class.unwrap_or(id)),
         };
         let set = |schema: &Option<String>| schema.clone().filter(|schema| !schema.is_empty());
-        let compared: Vec<_> = set(rdt.l3_cache_schema()).into_iter().chain(set(rdt.mem_bw_schema())).collect();
+        let compared: Vec<_> =
+            set(rdt.l3_cache_schema()).into_iter().chain(set(rdt.mem_bw_schema())).collect();
         let written = compared.iter().chain(rdt.schemata().iter().flatten()).cloned().collect();
         let monitor = rdt.enable_monitoring().unwrap_or(false).then(|| group.join("mon_groups").join(id));
         Self { root: root.to_owned(), group, named: class.is_some(), compared, written, monitor }
@@ -98,7 +99,8 @@ impl Wanted {
         let there = fs::read_to_string(&path).doing(|| format!("reading {}", path.display()))?;
         let there: Vec<_> = there.lines().flat_map(shares).collect();
         for line in &self.compared {
-            if let Some((resource, domain, _)) = shares(line).into_iter().find(|share| !there.contains(share)) {
+            if let Some((resource, domain, _)) = shares(line).into_iter().find(|share| !there.contains(share))
+            {
                 let remedy = "change the spec, or use another closID";
                 return Err(Error::Spec(format!(
                     "linux.intelRdt: {line:?} is not what {} has for {resource}:{domain}; {remedy}",
@@ -135,7 +137,8 @@ fn shares(line: &str) -> Vec<(String, u32, String)> {
 /// # Errors
 /// When no resctrl is mounted, or it does not take what the spec says.
 pub fn prepare(rdt: &LinuxIntelRdt, id: &str, groups: &mut Groups) -> Result<(), Error> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").doing(|| "reading /proc/self/mountinfo".into())?;
+    let mounts =
+        fs::read_to_string("/proc/self/mountinfo").doing(|| "reading /proc/self/mountinfo".into())?;
     let root = mount_point(&mounts).ok_or_else(|| {
         let remedy = "mount it on /sys/fs/resctrl, on a processor that has it";
         Error::Spec(format!("linux.intelRdt: no resctrl file system is mounted; {remedy}"))

@@ -116,7 +116,8 @@ fn what_the_kernel_says_about_a_failure_is_told() {
     let root = tempfile::tempdir().unwrap();
     fs::create_dir(root.path().join("info")).unwrap();
     fs::write(root.path().join("info/last_cmd_status"), "Out of CLOSIDs\n").unwrap();
-    let e = prepared(root.path(), r#"{"closID":"gold","enableMonitoring":true,"schemata":["L3:0=1"]}"#).unwrap_err();
+    let e = prepared(root.path(), r#"{"closID":"gold","enableMonitoring":true,"schemata":["L3:0=1"]}"#)
+        .unwrap_err();
     assert!(e.contains("mon_groups/c1") && e.ends_with("Out of CLOSIDs"), "{e}");
 }
 

@@ -156,6 +156,14 @@ pub fn join_session_keyring(name: &CStr) -> Result<i32> {
     check("keyctl", r).map(|r| r as i32)
 }
 
+/// keyctl(2) `KEYCTL_SETPERM`: who may do what with a key (keyrings(7), "Permissions").
+pub fn key_setperm(key: i32, permissions: u32) -> Result<()> {
+    const KEYCTL_SETPERM: i32 = 5;
+    // SAFETY: takes integers only.
+    let r = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, key, permissions) };
+    check("keyctl", r).map(drop)
+}
+
 /// personality(2).
 pub fn personality(persona: u64) -> Result<()> {
     // SAFETY: takes integers only.

@@ -71,9 +71,8 @@ pub fn send(sock: BorrowedFd<'_>, data: &[u8], fd: Option<BorrowedFd<'_>>) -> Re
 /// socket(2) of `AF_NETLINK`, `NETLINK_ROUTE` (rtnetlink(7)): of the calling thread's network namespace for good.
 pub fn netlink_route() -> Result<OwnedFd> {
     // SAFETY: takes integers only.
-    let r = unsafe {
-        libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE)
-    };
+    let r =
+        unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) };
     check("socket", r.into()).map(own)
 }
 

@@ -78,7 +78,10 @@ fn names_are_kept_or_made_from_a_template() {
         );
     });
     for name in [kept.name.as_str(), "net0", "net1"] {
-        assert!(text.contains(&format!(": {name}@")) || text.contains(&format!(": {name}:")), "{name}: {text}");
+        assert!(
+            text.contains(&format!(": {name}@")) || text.contains(&format!(": {name}:")),
+            "{name}: {text}"
+        );
     }
     let second = text.split("net1").nth(1).expect("net1");
     assert!(second.contains("192.0.2.8"), "{text}");

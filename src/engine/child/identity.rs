@@ -56,11 +56,14 @@ pub fn write_proc(proc: &OwnedFd, path: &CStr, value: &CStr) -> Outcome {
     fs::write(file.as_fd(), value.to_bytes())
 }
 
-/// A session keyring of the container's own; a kernel without keyrings is fine.
+/// A session keyring of the container's own, which its execs join by name; a kernel without keyrings is fine.
 pub fn keyring(name: &CStr) -> Outcome {
+    /// The kernel's own choice for a new session keyring (possessor all; user view, read, link), and user search:
+    /// without that the name is found by nobody, and every exec would have a keyring of its own.
+    const FOUND_BY_NAME: u32 = 0x3f1b_0000;
     match cred::join_session_keyring(name) {
         Err(e) if e.is(libc::ENOSYS) => Ok(()),
-        r => r.map(drop),
+        r => cred::key_setperm(r?, FOUND_BY_NAME),
     }
 }
 

@@ -22,7 +22,8 @@ pub fn hand_over(filter: &Filter, process: &Process, number: i32, state: Value) 
     let path = filter.listener.as_deref().unwrap_or(Path::new(""));
     let document = document(process.pid, &filter.listener_metadata, state);
     send(path, document.to_string().as_bytes(), listener.as_fd()).map_err(|e| {
-        let what = format!("linux.seccomp.listenerPath {}: sending the listener to the agent", path.display());
+        let what =
+            format!("linux.seccomp.listenerPath {}: sending the listener to the agent", path.display());
         match e.errno {
             libc::ENOENT | libc::ECONNREFUSED => Error::doing(what, format!("{e}; start the agent first")),
             libc::EAGAIN => Error::doing(what, "it does not take it; is it stuck?"),

@@ -144,7 +144,10 @@ fn rdt(linux: &Linux) -> Result<()> {
     }
     for (at, line) in rdt.schemata().iter().flatten().enumerate() {
         if line.contains('\n') {
-            return refuse(format!("linux.intelRdt.schemata[{at}]"), "must be one line; make each an element");
+            return refuse(
+                format!("linux.intelRdt.schemata[{at}]"),
+                "must be one line; make each an element",
+            );
         }
     }
     let Some(class) = linux.intel_rdt().as_ref().and_then(|rdt| rdt.clos_id().as_deref()) else {

@@ -1,7 +1,8 @@
 //! Refusals about the process, of a container or of an exec.
 
 use oci_spec::runtime::{
-    ExecCPUAffinity, Linux, LinuxIOPriority, LinuxIdMapping, LinuxSchedulerPolicy as Policy, PosixRlimit, Process, Scheduler,
+    ExecCPUAffinity, Linux, LinuxIOPriority, LinuxIdMapping, LinuxSchedulerPolicy as Policy, PosixRlimit,
+    Process, Scheduler,
 };
 
 use super::namespaces::{Kind, Namespaces};

@@ -1,7 +1,8 @@
 //! The client's side of a container's stdio: named pipes, read and written by threads so that no open can block a test.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,14 +25,18 @@ impl Sink {
     pub fn new(path: PathBuf) -> Self {
         make(&path);
         let text = Arc::<Mutex<Vec<u8>>>::default();
-        let (from, into) = (path.clone(), text.clone());
+        let into = text.clone();
+        // Open before anybody can write and be gone again. Until the first writer comes, poll(2) waits.
+        let mut options = OpenOptions::new();
+        let mut file = options.read(true).custom_flags(libc::O_NONBLOCK).open(&path).expect("open a fifo");
         let reader = thread::spawn(move || {
-            let mut file = File::open(from).expect("open a fifo to read");
             let mut piece = [0; 65536];
             loop {
-                match file.read(&mut piece).expect("read a fifo") {
-                    0 => return,
-                    count => into.lock().expect("lock").extend(&piece[..count]),
+                myshim::sys::process::poll_in(file.as_fd(), -1).expect("wait for a fifo");
+                match file.read(&mut piece) {
+                    Ok(0) => return,
+                    Ok(count) => into.lock().expect("lock").extend(&piece[..count]),
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "read a fifo: {error}"),
                 }
             }
         });

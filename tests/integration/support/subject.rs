@@ -84,6 +84,18 @@ pub fn search_path() -> String {
     format!("{}:{}:{machine}", ours.parent().expect("a file has a folder").display(), programs().display())
 }
 
+/// True when runc is under test and is older than `major.minor`, where a field of the spec came in.
+pub fn peer_lacks(major: u32, minor: u32) -> bool {
+    if ours() {
+        return false;
+    }
+    let output = Command::new(programs().join("runc")).arg("--version").output().expect("start runc");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = text.split_whitespace().nth(2).expect("runc version X.Y.Z");
+    let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) < (Some(major), Some(minor))
+}
+
 /// Name of this run; parent of the cgroups of all its containers.
 pub fn run_name() -> String {
     std::env::var("MYSHIM_TEST_RUN").unwrap_or_else(|_| format!("myshim-test-{}", std::process::id()))

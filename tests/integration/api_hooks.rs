@@ -1,0 +1,198 @@
+//! Hooks: all six moments, their namespaces, what they are given, their time-outs and failures.
+
+use crate::needs_containers;
+use crate::support::run::output;
+use crate::support::shim::{Host, Shim};
+use crate::support::subject::ours;
+use crate::support::{self, SOON, leak};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+
+/// A shell's hook; `timeout` in seconds.
+fn hook(script: &str, timeout: Option<u32>) -> Value {
+    let mut hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"]}]);
+    if let Some(seconds) = timeout {
+        hook[0]["timeout"] = json!(seconds);
+    }
+    hook
+}
+
+fn end(shim: &Shim<'_>) {
+    shim.kill("", libc::SIGKILL).expect("Kill");
+    shim.wait("").expect("Wait");
+    shim.delete("").expect("Delete");
+}
+
+/// "createContainer … startContainer hooks MUST be executed in the container namespace"; "prestart, createRuntime,
+/// poststart, poststop … in the runtime namespace". "state … MUST be passed to hooks over stdin".
+#[test]
+fn hooks_run_in_their_namespaces_in_order_with_the_state() {
+    needs_containers!();
+    let host = Host::new();
+    let log = host.folder().join("log");
+    let mut bundle = host.bundle("a", "sleep 1000");
+    // Where the container sees the log: its /log is the host's file.
+    fs::write(&log, "").expect("make the log");
+    bundle
+        .push("/mounts", json!({"destination": "/log", "type": "bind", "source": log, "options": ["bind"]}));
+    bundle.set("/annotations", json!({"colour": "blue"}));
+    let outside = ["prestart", "createRuntime", "createContainer", "poststart", "poststop"];
+    let say = |moment: &str, file: &Path| {
+        format!(
+            "read state; echo \"{moment} $(readlink /proc/self/ns/uts) $(echo \"$state\" | grep -o '\"status\":\"[a-z]*\"') \
+             $(echo \"$state\" | grep -c '\"colour\":\"blue\"')\" >>{}",
+            file.display()
+        )
+    };
+    for moment in outside {
+        // stdin has no newline at its end, which is no failure of the hook.
+        bundle.set(
+            &format!("/hooks/{moment}"),
+            hook(&say(moment, &log).replace("read state;", "state=$(cat);"), None),
+        );
+    }
+    let inside = say("startContainer", Path::new("/log")).replace("read state;", "state=$(cat);");
+    bundle.set("/hooks/startContainer", hook(&inside, None));
+    let shim = host.start(bundle);
+    let pid = shim.create().expect("Create");
+    let uts = |of: &str| fs::read_link(format!("/proc/{of}/ns/uts")).expect("ns").display().to_string();
+    let (theirs, ours_) = (uts(&pid.to_string()), uts(&shim.pid.to_string()));
+    let moments = |text: &str| -> Vec<String> {
+        text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+    };
+    let so_far = fs::read_to_string(&log).expect("the log");
+    assert_eq!(moments(&so_far), ["prestart", "createRuntime", "createContainer"], "{so_far}");
+    shim.start("").expect("Start");
+    end(&shim);
+    let text = fs::read_to_string(&log).expect("the log");
+    let order = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+    assert_eq!(moments(&text), order, "{text}");
+    for line in text.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let in_container = ["createContainer", "startContainer"].contains(&words[0]);
+        assert_eq!(words[1], if in_container { &theirs } else { &ours_ }, "{line}");
+        assert_eq!(words.last(), Some(&"1"), "annotations: {line}");
+        let status = match words[0] {
+            "startContainer" => "created",
+            "poststart" => "running",
+            "poststop" => "stopped",
+            _ => "creating",
+        };
+        assert!(line.contains(&format!("\"status\":\"{status}\"")), "{line}");
+    }
+}
+
+/// "env: an array of strings with the same semantics as IEEE Std 1003.1-2008's environ": that and nothing of the shim's.
+#[test]
+fn hooks_have_the_environment_and_arguments_of_the_spec() {
+    needs_containers!();
+    let host = Host::new();
+    let log = host.folder().join("log");
+    let script = format!("echo \"$0 $1\" >{0}; /usr/bin/env | sort >>{0}", log.display());
+    let mut bundle = host.bundle("a", "sleep 1000");
+    bundle.set(
+        "/hooks/createRuntime",
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", script, "zero", "one"], "env": ["A=1"]}]),
+    );
+    let shim = host.start(bundle);
+    shim.run();
+    let text = fs::read_to_string(&log).expect("the log");
+    // A shell adds these by itself.
+    let own = |line: &&str| !["PWD=", "SHLVL=", "_=", "OLDPWD="].iter().any(|name| line.starts_with(name));
+    assert_eq!(text.lines().filter(own).collect::<Vec<_>>(), ["zero one", "A=1"]);
+}
+
+/// "timeout: the number of seconds before aborting the hook."
+#[test]
+fn hook_that_hangs_is_killed_and_fails_create_in_words() {
+    needs_containers!();
+    for moment in ["createRuntime", "createContainer"] {
+        let host = Host::new();
+        let mut bundle = host.bundle("a", "sleep 1000");
+        bundle.set(&format!("/hooks/{moment}"), hook("echo going on and on; exec sleep 987654", Some(1)));
+        let shim = host.start(bundle);
+        let failure = shim.create().expect_err("a failure");
+        if ours() {
+            let told =
+                format!("hooks.{moment}[0] /bin/sh: did not end within its timeout of 1 s and was killed");
+            assert!(failure.message.contains(&told), "{failure:?}");
+            assert!(failure.message.contains("going on and on"), "{failure:?}");
+        }
+        let hanging = || leak::processes_naming("987654");
+        support::eventually("the hook is gone", SOON, || hanging().is_empty().then_some(()));
+        shim.assert_nothing_left();
+    }
+}
+
+/// "If set, timeout MUST be greater than zero."
+#[test]
+fn timeout_of_nothing_is_refused() {
+    needs_containers!();
+    let host = Host::new();
+    let mut bundle = host.bundle("a", "true");
+    bundle.set("/hooks/poststop", hook("true", Some(0)));
+    let shim = host.start(bundle);
+    if ours() {
+        let failure = shim.create().expect_err("refused");
+        assert!(failure.message.contains("hooks.poststop[0].timeout"), "{failure:?}");
+    }
+}
+
+/// "startContainer: If any … fail, the runtime MUST generate an error, stop the container"; "poststart: If any … fails,
+/// the runtime MUST generate an error" (runtime.md, "Lifecycle", steps 7 and 9).
+#[test]
+fn failing_hooks_of_start_fail_it_and_end_the_container() {
+    needs_containers!();
+    for moment in ["startContainer", "poststart"] {
+        let host = Host::new();
+        let mut bundle = host.bundle("a", "sleep 1000");
+        bundle.set(&format!("/hooks/{moment}"), hook("echo bad day; exit 4", None));
+        let shim = host.start(bundle);
+        let pid = shim.create().expect("Create");
+        let failure = shim.start("").expect_err("a failure");
+        if ours() {
+            let told = format!("hooks.{moment}[0] /bin/sh: exit status 4");
+            assert!(failure.message.contains(&told) && failure.message.contains("bad day"), "{failure:?}");
+            support::eventually("init is dead", SOON, || (!leak::alive(pid as i32)).then_some(()));
+            shim.delete("").expect("Delete");
+            shim.assert_nothing_left();
+        }
+    }
+}
+
+/// "poststop: … If any … fails, the runtime MUST log a warning, but the remaining hooks and lifecycle continue".
+#[test]
+fn failing_poststop_hook_does_not_keep_the_next_from_running() {
+    needs_containers!();
+    let host = Host::new();
+    let log = host.folder().join("log");
+    let mut bundle = host.bundle("a", "sleep 1000");
+    let mut hooks = hook("exit 3", None);
+    hooks
+        .as_array_mut()
+        .expect("a list")
+        .push(hook(&format!("echo second >{}", log.display()), None)[0].clone());
+    bundle.set("/hooks/poststop", hooks);
+    let shim = host.start(bundle);
+    shim.run();
+    end(&shim);
+    assert_eq!(fs::read_to_string(&log).expect("the log"), "second\n");
+    shim.assert_nothing_left();
+}
+
+/// createRuntime hooks "are called after the runtime environment has been created … but before pivot_root": what they
+/// mount into the root is there in the container.
+#[test]
+fn create_container_hook_can_change_the_mounts() {
+    needs_containers!();
+    let text = output("cat /volume/file", |bundle, folder| {
+        let source = folder.join("source");
+        fs::create_dir_all(&source).expect("make a folder");
+        fs::write(source.join("file"), "from the hook\n").expect("write");
+        let target = bundle.rootfs().join("volume");
+        let script = format!("mount --bind {} {}", source.display(), target.display());
+        bundle.set("/hooks/createContainer", hook(&script, None));
+    });
+    assert_eq!(text, "from the hook\n");
+}

@@ -1,0 +1,251 @@
+//! What a process is and may do: limits, umask, names, keyring, groups, capabilities; of init and of exec'd processes.
+
+use crate::needs_containers;
+use crate::support::run::{exec_output, output};
+use crate::support::shim::{Host, any};
+use crate::support::subject::{ours, unique};
+use protobuf::Message;
+use serde_json::{Value, json};
+use std::fs;
+
+/// "rlimits: type, soft, hard": every type that setrlimit(2) knows. Lowered only, which takes no privilege.
+#[test]
+fn every_rlimit_is_set() {
+    needs_containers!();
+    let limits = [
+        ("RLIMIT_CPU", "Max cpu time", 1000_u64, 2000_u64),
+        ("RLIMIT_FSIZE", "Max file size", 1 << 30, 1 << 31),
+        ("RLIMIT_DATA", "Max data size", 1 << 32, 1 << 33),
+        ("RLIMIT_STACK", "Max stack size", 1 << 22, 1 << 23),
+        ("RLIMIT_CORE", "Max core file size", 0, 4096),
+        ("RLIMIT_RSS", "Max resident set", 1 << 34, 1 << 35),
+        ("RLIMIT_NPROC", "Max processes", 500, 1000),
+        ("RLIMIT_NOFILE", "Max open files", 100, 200),
+        ("RLIMIT_MEMLOCK", "Max locked memory", 4096, 8192),
+        ("RLIMIT_AS", "Max address space", 1 << 34, 1 << 35),
+        ("RLIMIT_LOCKS", "Max file locks", 50, 60),
+        ("RLIMIT_SIGPENDING", "Max pending signals", 70, 80),
+        ("RLIMIT_MSGQUEUE", "Max msgqueue size", 4096, 8192),
+        ("RLIMIT_NICE", "Max nice priority", 0, 0),
+        ("RLIMIT_RTPRIO", "Max realtime priority", 0, 0),
+        ("RLIMIT_RTTIME", "Max realtime timeout", 1000, 2000),
+    ];
+    let rlimits: Vec<Value> = limits
+        .iter()
+        .map(|(kind, _, soft, hard)| json!({"type": kind, "soft": soft, "hard": hard}))
+        .collect();
+    let text = output("cat /proc/self/limits", |bundle, _| bundle.set("/process/rlimits", json!(rlimits)));
+    for (kind, name, soft, hard) in limits {
+        let line =
+            text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {text}"));
+        let words: Vec<_> = line[name.len()..].split_whitespace().take(2).collect();
+        assert_eq!(words, [soft.to_string(), hard.to_string()], "{kind}");
+    }
+}
+
+/// An exec has its own `rlimits`; without any, as in runc, those of init's process.
+#[test]
+fn exec_has_its_own_rlimits_or_inits() {
+    needs_containers!();
+    let host = Host::new();
+    let mut bundle = host.bundle("a", "sleep 1000");
+    bundle.set("/process/rlimits", json!([{"type": "RLIMIT_NOFILE", "soft": 111, "hard": 222}]));
+    let shim = host.start(bundle);
+    shim.run();
+    let script = "ulimit -Sn; ulimit -Hn";
+    assert_eq!(exec_output(&shim, script, |process| process["rlimits"] = json!([])), "111\n222\n");
+    let own = exec_output(&shim, script, |process| {
+        process["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 55, "hard": 66}]);
+    });
+    assert_eq!(own, "55\n66\n");
+}
+
+/// "If rlimits contains duplicated entries with same type, the runtime MUST generate an error."
+#[test]
+fn duplicated_rlimit_is_refused() {
+    needs_containers!();
+    let host = Host::new();
+    let mut bundle = host.bundle("a", "true");
+    bundle.push("/process/rlimits", json!({"type": "RLIMIT_NOFILE", "soft": 5, "hard": 5}));
+    let shim = host.start(bundle);
+    let failure = shim.create().expect_err("refused");
+    assert!(!ours() || failure.message.contains("process.rlimits[1] sets RLIMIT_NOFILE"), "{failure:?}");
+}
+
+/// "umask: specifies the umask of the user."
+#[test]
+fn umask_is_the_users_and_an_exec_inherits_it() {
+    needs_containers!();
+    assert_eq!(output("umask", |_, _| ()), "0022\n");
+    let host = Host::new();
+    let mut bundle = host.bundle("a", "sleep 1000");
+    bundle.set("/process/user/umask", json!(0o027));
+    let shim = host.start(bundle);
+    let init = shim.run();
+    let status = fs::read_to_string(format!("/proc/{init}/status")).expect("init lives");
+    assert!(status.contains("Umask:\t0027"), "{status}");
+    let inherited = exec_output(&shim, "umask", |process| process["user"] = json!({"uid": 0, "gid": 0}));
+    assert_eq!(inherited, "0027\n");
+}
+
+/// "hostname: specifies the container's hostname as seen by processes running inside the container"; "domainname".
+#[test]
+fn host_and_domain_name_are_the_containers() {
+    needs_containers!();
+    let before = fs::read_to_string("/proc/sys/kernel/domainname").expect("the host's");
+    let text = output("hostname; cat /proc/sys/kernel/domainname", |bundle, _| {
+        bundle.set("/hostname", json!("inner"));
+        bundle.set("/domainname", json!("example.org"));
+    });
+    assert_eq!(text, if ours() { "inner\nexample.org\n".to_string() } else { text.clone() });
+    assert_eq!(fs::read_to_string("/proc/sys/kernel/domainname").expect("the host's"), before);
+}
+
+/// "If oomScoreAdj is set, the runtime MUST set oom_score_adj to the given value. If oomScoreAdj is not set, the runtime
+/// MUST NOT change the value of oom_score_adj."
+#[test]
+fn oom_score_adjustment_is_set_or_left_alone() {
+    needs_containers!();
+    let host = Host::new();
+    let mut bundle = host.bundle("a", "sleep 1000");
+    bundle.set("/process/oomScoreAdj", json!(400));
+    let shim = host.start(bundle);
+    let of = |pid: u32| {
+        fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("it lives").trim().to_string()
+    };
+    assert_eq!(of(shim.run()), "400");
+    let script = "cat /proc/self/oom_score_adj";
+    let own = exec_output(&shim, script, |process| process["oomScoreAdj"] = json!(600));
+    assert_eq!(own, "600\n");
+    let second = host.start(host.bundle("b", "sleep 1000"));
+    assert_eq!(of(second.run()), of(second.pid as u32));
+}
+
+/// A session keyring for each container, named after it, which its execs join; the shim's with NoNewKeyring.
+#[test]
+fn session_keyring_is_the_containers_and_its_execs_join_it() {
+    needs_containers!();
+    if fs::metadata("/proc/keys").is_err() {
+        crate::needs!(false, "this kernel has no keyrings");
+    }
+    let host = Host::new();
+    // /proc/keys shows the keyrings of every container of the same user: the name is this one's alone.
+    let id = unique("ring");
+    let script = format!("grep -o '^[0-9a-f]* .*_ses[.]{id}:' /proc/keys | sed 's/ .*//'");
+    let mut bundle = host.bundle(&id, "sleep 1000");
+    bundle.set("/linux/maskedPaths", json!([]));
+    let shim = host.start(bundle);
+    shim.run();
+    let seen: Vec<String> = (0..3).map(|_| exec_output(&shim, &script, |_| ())).collect();
+    assert!(seen[0].lines().count() == 1 && seen[1..].iter().all(|text| *text == seen[0]), "{seen:?}");
+
+    let options = containerd_shim_protos::shim::oci::Options { no_new_keyring: true, ..Default::default() };
+    let options = any("containerd.runc.v1.Options", options.write_to_bytes().expect("encode"));
+    let id = unique("none");
+    let mut bundle = host.bundle(&id, "sleep 1000");
+    bundle.set("/linux/maskedPaths", json!([]));
+    let shim = host.start_with(bundle, Some(options));
+    shim.run();
+    let text = exec_output(&shim, "cat /proc/keys", |_| ());
+    assert!(!text.contains(&id), "{text}");
+}
+
+/// "uid, gid, additionalGids": an exec has its own user, found by number.
+#[test]
+fn exec_has_its_own_user_and_groups() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    shim.run();
+    let text = exec_output(&shim, "id -u; id -g; id -G; echo $HOME", |process| {
+        process["user"] = json!({"uid": 1000, "gid": 50, "additionalGids": [7, 8]});
+    });
+    assert_eq!(text, "1000\n50\n50 7 8\n/home/app\n");
+}
+
+const SETS: &str = "grep -E '^(Cap|NoNewPrivs)' /proc/self/status";
+
+/// "capabilities … effective, bounding, inheritable, permitted, ambient", of an exec as of init; "noNewPrivileges".
+#[test]
+fn exec_has_its_own_capabilities() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    shim.run();
+    let own = exec_output(&shim, SETS, |process| {
+        process["noNewPrivileges"] = json!(false);
+        process["user"] = json!({"uid": 1000, "gid": 1000});
+        let one = ["CAP_NET_BIND_SERVICE"];
+        process["capabilities"] = json!({
+            "bounding": ["CAP_NET_BIND_SERVICE", "CAP_CHOWN"], "effective": one, "permitted": one,
+            "inheritable": one, "ambient": one,
+        });
+    });
+    // CAP_NET_BIND_SERVICE is number 10, CAP_CHOWN is 0.
+    for line in [
+        "CapInh:\t0000000000000400",
+        "CapPrm:\t0000000000000400",
+        "CapEff:\t0000000000000400",
+        "CapBnd:\t0000000000000401",
+        "CapAmb:\t0000000000000400",
+        "NoNewPrivs:\t0",
+    ] {
+        assert!(own.contains(line), "{line}: {own}");
+    }
+    let inherited = exec_output(&shim, SETS, |process| {
+        let process = process.as_object_mut().expect("an object");
+        process.remove("capabilities");
+        process.remove("noNewPrivileges");
+    });
+    let init =
+        fs::read_to_string(format!("/proc/{}/status", shim.pids().expect("Pids")[0].pid)).expect("init");
+    for line in init.lines().filter(|line| line.starts_with("Cap") || line.starts_with("NoNewPrivs")) {
+        assert!(inherited.contains(line), "{line}: {inherited}");
+    }
+}
+
+/// "any value which cannot be mapped to a relevant kernel interface … MUST be logged as a warning by the runtime."
+#[test]
+fn unknown_capabilities_are_left_out() {
+    needs_containers!();
+    let text = output("grep CapEff /proc/self/status", |bundle, _| {
+        for set in ["bounding", "effective", "permitted"] {
+            bundle.set(&format!("/process/capabilities/{set}"), json!(["CAP_CHOWN", "CAP_FLY"]));
+        }
+    });
+    assert_eq!(text, "CapEff:\t0000000000000001\n");
+}
+
+/// "Runtimes … MUST NOT generate an error if they encounter an unknown property. Instead they MUST ignore unknown
+/// properties."
+#[test]
+fn unknown_properties_are_ignored_everywhere() {
+    needs_containers!();
+    let text = output("echo well", |bundle, _| {
+        for at in ["", "/process", "/process/user", "/root", "/linux", "/linux/resources", "/mounts/0"] {
+            bundle.set(&format!("{at}/novelty"), json!({"of": [1, 2]}));
+        }
+    });
+    assert_eq!(text, "well\n");
+}
+
+/// "ociVersion: MUST be in SemVer v2.0.0 format and specifies the version of the Open Container Initiative Runtime
+/// Specification with which the bundle complies." Minor versions are compatible; another major one is not.
+#[test]
+fn specs_of_every_version_of_the_first_generation_are_accepted() {
+    needs_containers!();
+    for version in ["1.0.0", "1.0.2-dev", "1.1.0", "1.2.0-rc.1", "1.2.1", "1.3.0", "1.3.1+build"] {
+        let text = output("echo well", |bundle, _| bundle.set("/ociVersion", json!(version)));
+        assert_eq!(text, "well\n", "{version}");
+    }
+    for version in ["2.0.0", "0.9.0", "one"] {
+        let host = Host::new();
+        let mut bundle = host.bundle("a", "true");
+        bundle.set("/ociVersion", json!(version));
+        if ours() {
+            let shim = host.start(bundle);
+            let failure = shim.create().expect_err("another generation");
+            assert!(failure.message.contains(&format!("ociVersion `{version}`")), "{failure:?}");
+        }
+    }
+}
