@@ -113,7 +113,7 @@ impl Container {
             process.set_selinux_label(init.selinux_label().clone());
         }
         process.set_scheduler(process.scheduler().clone().or_else(|| init.scheduler().clone()));
-        process.set_io_priority(process.io_priority().clone().or_else(|| init.io_priority().clone()));
+        process.set_io_priority(process.io_priority().or(*init.io_priority()));
         let affinity = process.exec_cpu_affinity().clone().or_else(|| init.exec_cpu_affinity().clone());
         process.set_exec_cpu_affinity(affinity);
         let umask = process.user().umask().or(init.user().umask());

@@ -106,7 +106,7 @@ fn monitoring_has_a_group_of_its_own_which_goes_first() {
     let groups = prepared(root.path(), r#"{"closID":"gold","enableMonitoring":true}"#).unwrap();
     let monitor = root.path().join("gold/mon_groups/c1");
     assert_eq!(groups.joined, [root.path().join("gold"), monitor.clone()]);
-    assert_eq!(groups.owned, [monitor.clone()]);
+    assert_eq!(groups.owned, std::slice::from_ref(&monitor));
     groups.remove().unwrap();
     assert!(!monitor.exists() && root.path().join("gold").exists());
 }

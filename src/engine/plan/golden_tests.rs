@@ -36,6 +36,7 @@ fn given(filter: bool) -> Given {
         home: "/root".into(),
         apparmor: true,
         personality: None,
+        memory_policy: None,
     }
 }
 
