@@ -38,7 +38,7 @@ run() {
     shift
     mkdir -p "$folder/guest"
     rm -f "$folder/guest/status"
-    export -p | grep -E ' (MYSHIM_[A-Z_]*|SHIM_[A-Z_]*|CONTAINERD_UNDER_TEST|CARGO_TARGET_DIR|RUST_[A-Z]*)=' >"$folder/guest/environment" || :
+    export -p | grep -E ' (MYSHIM_[A-Z_]*|SHIM_[A-Z_]*|FAULTS_BINARY|CONTAINERD_UNDER_TEST|CARGO_TARGET_DIR|RUST_[A-Z]*)=' >"$folder/guest/environment" || :
     printf '%q ' "$@" >"$folder/guest/command"
     # The guest's memory is a file below TMPDIR; the console goes to descriptor 3 so that the kernel's own words stay apart.
     TMPDIR=$folder/guest timeout -k 5 "${GUEST_TIMEOUT:-1500}" "$home/linux" mem="${GUEST_MEMORY:-3072M}" \

@@ -42,6 +42,11 @@ executable() {
 isolated=(unshare --mount --pid --fork --kill-child --mount-proc --propagation private bash "$project/hack/isolated.sh")
 
 step build
+# The same program with its fault points, beside the one that is tested.
+cargo build --locked --target "$triple" --features faults >&2
+faulty=$target/$triple/faults
+install -D "$target/$triple/debug/containerd-shim-myshim-v1" "$faulty/containerd-shim-myshim-v1"
+export FAULTS_BINARY=$faulty/containerd-shim-myshim-v1
 unit=$(realpath "$(executable lib)")
 layers=$(realpath "$(executable layers)")
 integration=$(realpath "$(executable integration)")

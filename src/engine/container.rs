@@ -17,6 +17,7 @@ use super::plan::{Fd, Given, Plan, Step, Sync};
 use super::seccomp::agent;
 use super::state::{Exit, State};
 use super::{create, rootfs};
+use crate::sys::fault::fault;
 use crate::sys::process;
 
 /// Removing cgroups waits this long for the last process to leave.
@@ -181,8 +182,10 @@ impl Container {
             self.hooks.as_ref().and_then(|h| f(h).as_deref()).unwrap_or_default()
         };
         hooks::run("startContainer", list(Hooks::start_container), &self.document("created"), Some(&inside))?;
+        fault!("Start: hooks ran")?;
         let listens = |number| self.listens(&self.init, number, "created");
         gate.open(listens).inspect_err(|_| drop(self.init.signal(libc::SIGKILL)))?;
+        let _ = fault!("Start: gate open");
         // COMPAT: a failing poststart hook ends the container, as in runc.
         hooks::run("poststart", list(Hooks::poststart), &self.document("running"), None)
             .inspect_err(|_| drop(self.init.signal(libc::SIGKILL)))
@@ -268,8 +271,7 @@ impl Container {
     /// The first failure, after everything was tried.
     pub fn clear_but_state(&self) -> Result<(), Error> {
         let state = self.state.lock().unwrap_or_else(|e| e.into_inner()).clone();
-        clear(&state, &self.bundle)?;
-        state.save(&self.bundle)
+        clear(&state)
     }
 
     /// Delete: everything that Create made goes, then poststop hooks run. Init must be dead.
@@ -278,8 +280,9 @@ impl Container {
     /// The first failure, after everything was tried. Hooks' failures are in the second list, for the log only.
     pub fn delete(&self) -> (Result<(), Error>, Vec<Error>) {
         let state = self.state.lock().unwrap_or_else(|e| e.into_inner()).clone();
-        let cleared = clear(&state, &self.bundle);
-        (cleared, poststop(self.hooks.as_ref(), &self.document("stopped")))
+        let cleared = clear(&state);
+        let hooks = poststop(self.hooks.as_ref(), &self.document("stopped"));
+        (cleared.and_then(|()| bury(&state, &self.bundle)), hooks)
     }
 }
 
@@ -297,23 +300,34 @@ pub fn poststop(hooks: Option<&Hooks>, document: &[u8]) -> Vec<Error> {
     list.iter().filter_map(one).collect()
 }
 
-/// Takes away what `state` names: processes, cgroup, mounts, the state file. Idempotent; works without the shim.
+/// The last act of a deletion, after the poststop hooks: from here on nothing is done twice.
+///
+/// # Errors
+/// When the bundle is there but cannot be written.
+pub fn bury(state: &State, bundle: &Path) -> Result<(), Error> {
+    fault!("Delete: hooks ran")?;
+    match state.buried().save(bundle) {
+        Err(_) if !bundle.exists() => Ok(()),
+        saved => saved,
+    }?;
+    Ok(fault!("Delete: buried")?)
+}
+
+/// Takes away what `state` names: processes, cgroup, mounts. Idempotent; works without the shim.
 ///
 /// # Errors
 /// The first failure, after everything was tried.
-pub fn clear(state: &State, bundle: &Path) -> Result<(), Error> {
+pub fn clear(state: &State) -> Result<(), Error> {
     let mut outcome = Ok(());
     let mut keep = |result: Result<(), Error>| outcome = std::mem::replace(&mut outcome, Ok(())).and(result);
     if state.is_of_this_boot() {
         keep(kill_init(state));
-        if let Some(cgroup) = &state.cgroup {
-            // A crash between the note and the cgroup's creation may have left somebody else's: that one stays.
-            if state.owns_cgroup {
-                keep(cgroup.kill(KILL_WITHIN).map_err(Error::from));
-            }
-            let within = if state.owns_cgroup { REMOVE_WITHIN } else { Duration::ZERO };
-            let removed = cgroup.remove(within).map_err(Error::from);
-            keep(if state.owns_cgroup { removed } else { Ok(()) });
+        // One that turned out to be somebody else's stays.
+        if let Some(cgroup) = state.cgroup.as_ref().filter(|_| state.owns_cgroup) {
+            keep(cgroup.kill(KILL_WITHIN).map_err(Error::from));
+            keep(fault!("Delete: processes dead").map_err(Error::from));
+            keep(cgroup.remove(REMOVE_WITHIN).map_err(Error::from));
+            keep(fault!("Delete: cgroups gone").map_err(Error::from));
         }
     }
     // A reboot takes the groups with it, and what has their names then is somebody else's.
@@ -323,9 +337,7 @@ pub fn clear(state: &State, bundle: &Path) -> Result<(), Error> {
     if let Some(rootfs) = &state.rootfs {
         keep(rootfs::unmount(rootfs));
     }
-    if outcome.is_ok() {
-        State::remove(bundle);
-    }
+    keep(fault!("Delete: unmounted").map_err(Error::from));
     outcome
 }
 

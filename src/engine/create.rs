@@ -17,6 +17,7 @@ use super::plan::{CgroupView, Fd, Given, HostMounts, Plan, Step, Sync, init};
 use super::rootfs::{self, RootfsMount};
 use super::state::{self, State};
 use super::{hooks, idmap, net_device, passwd, resctrl, seccomp};
+use crate::sys::fault::fault;
 use crate::sys::fs;
 
 /// What Create is asked for.
@@ -52,7 +53,9 @@ pub fn create(request: CreateRequest) -> Result<Created, Error> {
     let created = attempt(request, &mut state);
     if created.is_err() {
         // What cannot be cleared now is named in the state file, which `delete` reads.
-        let _ = super::container::clear(&state, &bundle);
+        if super::container::clear(&state).is_ok() {
+            State::remove(&bundle);
+        }
     }
     created
 }
@@ -63,13 +66,18 @@ fn attempt(request: CreateRequest, state: &mut State) -> Result<Created, Error> 
     let host = Host::get()?;
     let cgroup = Cgroup::locate(linux.cgroups_path().as_deref(), &request.id, host)?;
     let rootfs = root_path(&request)?;
+    cgroup.refuse_in_use()?;
     // ORDER: the state names mounts and cgroup before they exist.
     state.rootfs = Some(request.bundle.join("rootfs")).filter(|_| !request.rootfs.is_empty());
     state.cgroup = Some(cgroup.clone());
-    state.save(&request.bundle)?;
-    rootfs::mount_all(&request.rootfs, &request.bundle.join("rootfs"))?;
-    cgroup.create()?;
     state.owns_cgroup = true;
+    state.save(&request.bundle)?;
+    fault!("create: state noted")?;
+    rootfs::mount_all(&request.rootfs, &request.bundle.join("rootfs"))?;
+    fault!("create: rootfs mounted")?;
+    // Somebody who came in between keeps what he has.
+    cgroup.create().inspect_err(|e| state.owns_cgroup = !e.is_in_use())?;
+    fault!("create: cgroups made")?;
     if let Some(rdt) = linux.intel_rdt() {
         // ORDER: noted after it is made, for a group that was there before is not ours to remove.
         let prepared = resctrl::prepare(rdt, &request.id, &mut state.resctrl);
@@ -86,17 +94,22 @@ fn attempt(request: CreateRequest, state: &mut State) -> Result<Created, Error> 
     // Without any resources the device rules that every container has still hold.
     let resources = linux.resources().clone().unwrap_or_default();
     cgroup.apply_early(&resources, DevicePolicy::Enforce)?;
+    fault!("create: limits set")?;
     let plan = init::build(&request.spec, &inputs)?;
     let born = child::spawn(&plan)?;
+    fault!("create: init cloned")?;
     state.pid = Some(born.pid);
     state.start_time = state::start_time(born.pid);
     state.save(&request.bundle)?;
+    fault!("create: pid noted")?;
     net_devices(linux, &inputs.joined, &born)?;
     let terminal = set_up(&request, &plan, &born, &for_exec, linux).map_err(|e| explain_death(e, &cgroup))?;
+    fault!("create: init ready")?;
     // ORDER: memory limits after set-up: what set-up takes must not decide how small a container can be.
     cgroup.apply_memory(&resources)?;
     state.created = true;
     state.save(&request.bundle)?;
+    fault!("create: done")?;
     let warnings = warnings(&request.spec);
     let container = Container {
         id: request.id,
@@ -242,7 +255,10 @@ fn set_up(
                 let maps = (linux.uid_mappings().as_deref(), linux.gid_mappings().as_deref());
                 idmap::write(born.pid, maps.0.unwrap_or_default(), maps.1.unwrap_or_default())?;
             }
-            (Message::Reached(Sync::Hooks), _) => run_hooks(request, born, for_exec)?,
+            (Message::Reached(Sync::Hooks), _) => {
+                run_hooks(request, born, for_exec)?;
+                fault!("create: hooks ran")?;
+            }
             (Message::Reached(Sync::Ready), terminal) => return Ok(terminal),
             (message, _) => return Err(failure(plan, &message)),
         }

@@ -53,6 +53,12 @@ impl From<super::cgroup::Error> for Error {
     }
 }
 
+impl From<sys::fault::Injected> for Error {
+    fn from(e: sys::fault::Injected) -> Self {
+        Self::doing("testing", e)
+    }
+}
+
 /// Adds what was being done to a kernel error.
 pub trait Doing<T> {
     fn doing(self, what: impl FnOnce() -> String) -> Result<T, Error>;

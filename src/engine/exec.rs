@@ -13,6 +13,7 @@ use super::error::Error;
 use super::passwd;
 use super::plan::exec::{Inputs, build};
 use super::plan::{Given, Plan, Sync};
+use crate::sys::fault::fault;
 
 /// A process to add.
 pub struct ExecRequest {
@@ -65,7 +66,7 @@ impl Container {
 
     fn run(&self, plan: &Plan) -> Result<Executed, Error> {
         let born = child::spawn(plan)?;
-        match self.settle(plan, &born) {
+        match fault!("Exec: cloned").map_err(Error::from).and_then(|()| self.settle(plan, &born)) {
             Ok(terminal) => {
                 let process = Process { pid: born.pid, pidfd: born.pidfd };
                 Ok(Executed { process, terminal })

@@ -17,7 +17,7 @@ pub mod seccomp;
 pub mod state;
 mod unsupported;
 
-pub use container::{Container, KILL_WITHIN, Process, clear, poststop_of};
+pub use container::{Container, KILL_WITHIN, Process, bury, clear, poststop_of};
 pub use create::{CreateRequest, Created, create};
 pub use error::Error;
 pub use exec::{ExecRequest, Executed};

@@ -10,8 +10,11 @@ use serde::{Deserialize, Serialize};
 use super::cgroup::Cgroup;
 use super::error::{Doing, Error};
 use super::resctrl::Groups;
+use crate::sys::fault::fault;
 
 const FILE: &str = "myshim.json";
+/// The next content of the file, until it takes its place.
+const NEW: &str = ".myshim.json.new";
 
 /// The file's content.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -20,7 +23,8 @@ pub struct State {
     /// /proc/sys/kernel/random/boot_id: a pid of another boot names nobody.
     pub boot_id: String,
     pub cgroup: Option<Cgroup>,
-    /// Create found the cgroup empty and took it: whoever is in it now is the container's.
+    /// Create found nobody in the cgroup, or no cgroup: whoever is in it now is the container's. Noted before the
+    /// cgroup is made.
     #[serde(default)]
     pub owns_cgroup: bool,
     /// Init, once cloned.
@@ -73,19 +77,36 @@ impl State {
     /// When the bundle cannot be written.
     pub fn save(&self, bundle: &Path) -> Result<(), Error> {
         let path = bundle.join(FILE);
-        let new = bundle.join(".myshim.json.new");
+        let new = bundle.join(NEW);
         let doing = || format!("writing {}", path.display());
         let json = serde_json::to_vec(self).map_err(|e| Error::doing(doing(), e))?;
         let mut options = fs::OpenOptions::new();
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let mut file = options.write(true).create(true).truncate(true).open(&new).doing(doing)?;
         file.write_all(&json).doing(doing)?;
+        fault!("state: written but not in place")?;
         fs::rename(&new, &path).doing(doing)
     }
 
     pub fn remove(bundle: &Path) {
-        // Gone already, or the whole bundle is: both are what is wanted.
-        let _ = fs::remove_file(bundle.join(FILE));
+        for name in [FILE, NEW] {
+            // Gone already, or the whole bundle is: both are what is wanted.
+            let _ = fs::remove_file(bundle.join(name));
+        }
+    }
+
+    /// What is left to say of a container that is gone: the pid and the exit that a repeated `delete` answers with.
+    /// Nothing is named any more that could belong to somebody else by then.
+    pub fn buried(&self) -> Self {
+        Self {
+            boot_id: String::new(),
+            cgroup: None,
+            owns_cgroup: false,
+            rootfs: None,
+            created: false,
+            resctrl: Groups::default(),
+            ..self.clone()
+        }
     }
 
     /// Was this written in the boot we are in?

@@ -16,6 +16,7 @@ use super::task::Task;
 use super::tasks::{Tasks, blocking, check_bundle, refuse, resolve};
 use crate::engine::rootfs::RootfsMount;
 use crate::engine::{self, CreateRequest, Created};
+use crate::sys::fault::fault;
 use crate::{oci, stdio};
 
 impl Tasks {
@@ -71,6 +72,7 @@ impl Tasks {
         self.inflight.drop_results(|(verb, id, _)| *id == task.id && *verb != "Create");
         self.journal.publish(&event(request, init.pid()), SystemTime::now());
         supervisor::watch(task.clone(), init, self.journal.clone());
+        let _ = fault!("create: told");
         supervisor::watch_oom(&task, &self.journal);
         Ok(task)
     }

@@ -29,8 +29,12 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
         if let Some(recorded) = state.exit {
             exit = Exit { status: recorded.status, at: UNIX_EPOCH + Duration::from_nanos(recorded.at) };
         }
-        engine::clear(state, &bundle)?;
+        engine::clear(state)?;
         poststop(state, &bundle);
+        engine::bury(state, &bundle)?;
+    } else {
+        // A crash in the middle of the very first note leaves half of one.
+        State::remove(&bundle);
     }
     // Also what no state file tells of: a rootfs that somebody mounted.
     engine::rootfs::unmount(&bundle.join("rootfs"))?;

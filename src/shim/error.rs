@@ -36,6 +36,12 @@ statuses! {
     unknown = UNKNOWN;
 }
 
+impl From<crate::sys::fault::Injected> for Error {
+    fn from(e: crate::sys::fault::Injected) -> Self {
+        internal(e)
+    }
+}
+
 fn status(code: Code, message: impl Display) -> Error {
     Error::RpcStatus(ttrpc::get_status(code, bounded(message.to_string())))
 }

@@ -17,6 +17,7 @@ use super::supervisor::register;
 use super::tasks::Tasks;
 use super::{reaper, stop};
 use crate::sys;
+use crate::sys::fault::fault;
 
 /// A worker thread that had nothing to do for so long ends: an idle shim has one thread.
 const THREAD_KEEP: Duration = Duration::from_millis(100);
@@ -120,10 +121,13 @@ fn server(
 
 /// Last acts: containerd hears everything, and finds no socket that nobody serves.
 async fn end(args: &ServeArgs, journal: &Journal) {
+    let _ = fault!("Shutdown: begun");
     let lost = journal.flush(FLUSH).await;
     if lost > 0 {
         ::log::warn!("{lost} events could not be delivered before the shim ended");
     }
+    let _ = fault!("Shutdown: events flushed");
     // Gone already is what is wanted.
     let _ = std::fs::remove_file(&args.socket_path);
+    let _ = fault!("Shutdown: socket gone");
 }

@@ -23,6 +23,7 @@ use super::serve::ServeArgs;
 use super::socket::{self, Claim, SocketError};
 use super::{daemon, placement};
 use crate::sys;
+use crate::sys::fault::fault;
 
 /// The annotations that name a group, in the order of their rank.
 const GROUP_ANNOTATIONS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
@@ -45,11 +46,14 @@ pub enum StartError {
     Fork(sys::Error),
     #[error("write the reply to stdout: {0}")]
     Reply(io::Error),
+    #[error(transparent)]
+    Injected(#[from] sys::fault::Injected),
 }
 
 /// Runs `start`: returns twice when it starts a shim, in the caller's process and, at the end of its life, in the shim.
 pub fn run(args: &Args) -> Result<ExitCode, StartError> {
     let request = Request::parse(&bootstrap::read_stdin()?, args, Environment::read())?;
+    fault!("start: request read")?;
     let bundle = std::env::current_dir().map_err(file("find the bundle,", Path::new(".")))?;
     let annotations = annotations(&bundle)?;
     let group = group(&annotations).unwrap_or(&request.id).to_owned();
@@ -65,9 +69,11 @@ pub fn run(args: &Args) -> Result<ExitCode, StartError> {
     if listener.is_some() {
         undo.0.push(path.clone());
     }
+    fault!("start: socket bound")?;
     let file_path = bundle.join("address");
     undo.0.push(file_path.clone());
     fs::write(&file_path, &address).map_err(file("write", &file_path))?;
+    fault!("start: address written")?;
 
     let Some(listener) = listener else {
         reply(&request, &address)?;
@@ -81,9 +87,11 @@ pub fn run(args: &Args) -> Result<ExitCode, StartError> {
         }
         Some(pid) => {
             // A shim whose address nobody got would wait for its first call in vain.
-            reply(&request, &address).inspect_err(|_| {
+            let replied = fault!("start: shim forked").map_err(StartError::from);
+            replied.and_then(|()| reply(&request, &address)).inspect_err(|_| {
                 let _ = sys::process::kill(pid, libc::SIGKILL);
             })?;
+            fault!("start: replied")?;
             Ok(undo.keep())
         }
     }
@@ -98,6 +106,10 @@ fn become_shim(
     resolved: Resolved,
 ) -> ExitCode {
     let detached = daemon::detach(listener);
+    if let Err(e) = fault!("start: shim detached") {
+        ::log::error!("{e}");
+        return ExitCode::FAILURE;
+    }
     super::log::init(&bundle, request.level, &request.namespace, &request.id);
     let listener = match detached {
         Ok(listener) => listener,

@@ -13,6 +13,7 @@ use super::proto::events::TaskExit;
 use super::publisher::Journal;
 use super::task::Task;
 use crate::engine;
+use crate::sys::fault::fault;
 
 /// What a process wrote before its end is moved out within this; a FIFO nobody reads cannot hold the exit longer.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -33,6 +34,7 @@ pub fn watch(task: Arc<Task>, process: Arc<Process>, journal: Journal) {
     let Some(kernel) = process.kernel() else { return };
     tokio::spawn(async move {
         until_ended(&kernel).await;
+        let _ = fault!("exit: seen");
         if process.is_init() {
             init_ended(&task, &kernel, &journal).await;
         } else {
@@ -89,17 +91,22 @@ async fn finish(task: &Task, process: &Process, kernel: &engine::Process, journa
     if let Some(io) = process.io() {
         io.drained(DRAIN).await;
     }
-    // ORDER: reaped only here: until now the zombie kept its pid from being given away.
-    let status = kernel.reap().map_or(255, |exit| exit.status);
+    let status = kernel.peek().map_or(255, |exit| exit.status);
     let exit = Exit::now(status);
     if process.is_init() {
         let at = exit.at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
         if let Err(e) = task.container.record_exit(engine::state::Exit { status, at }) {
             log::warn!("container {}: {e}", task.id);
         }
+        let _ = fault!("exit: noted");
     }
+    // ORDER: reaped only here: until now the zombie kept its pid from being given away, and its status was there for
+    // whoever comes after a shim that is killed before it is noted.
+    kernel.reap();
+    let _ = fault!("exit: reaped");
     journal.publish(&event(task, process, kernel.pid as u32, &exit), exit.at);
     process.set_stopped(exit);
+    let _ = fault!("exit: told");
 }
 
 fn event(task: &Task, process: &Process, pid: u32, exit: &Exit) -> TaskExit {

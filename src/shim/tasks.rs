@@ -19,6 +19,7 @@ use super::supervisor;
 use super::task::{Exec, Task};
 use crate::engine::{self, ExecRequest};
 use crate::stdio;
+use crate::sys::fault::fault;
 
 /// A stranger that holds a dead process's streams is waited for this long at Delete.
 const CLOSE_GRACE: Duration = Duration::from_millis(250);
@@ -121,6 +122,7 @@ impl Tasks {
         event.container_id = task.id.clone();
         event.pid = task.init.pid();
         self.journal.publish(&event, SystemTime::now());
+        let _ = fault!("Start: told");
         Ok(Reply::Pid(task.init.pid()))
     }
 
@@ -146,6 +148,7 @@ impl Tasks {
         event.container_id = task.id.clone();
         event.exec_id = exec_id.into();
         self.journal.publish(&event, SystemTime::now());
+        let _ = fault!("Exec: added");
         Ok(())
     }
 
@@ -175,6 +178,7 @@ impl Tasks {
         let spec = spec.ok_or_else(|| error::internal("the exec's process is lost"))?;
         let (ends, io) = stdio::open(&process.streams).await.map_err(error::invalid_argument)?;
         process.set_io(io);
+        let _ = fault!("Exec: streams open");
         let request = ExecRequest { process: spec, stdio: [ends.stdin, ends.stdout, ends.stderr] };
         let container = task.container.clone();
         let executed = match blocking(move || container.exec(request)).await? {
@@ -185,6 +189,7 @@ impl Tasks {
             }
         };
         self.adopt(&process, executed)?;
+        let _ = fault!("Exec: runs");
         *exec.spec.lock().unwrap_or_else(|e| e.into_inner()) = None;
         let mut event = TaskExecStarted::new();
         event.container_id = task.id.clone();
@@ -192,6 +197,7 @@ impl Tasks {
         event.pid = process.pid();
         self.journal.publish(&event, SystemTime::now());
         supervisor::watch(task.clone(), process.clone(), self.journal.clone());
+        let _ = fault!("Exec: told");
         Ok(Reply::Pid(process.pid()))
     }
 
@@ -229,7 +235,9 @@ impl Tasks {
         if kernel.peek().is_some() {
             return Err(error::not_found("process already finished"));
         }
+        fault!("Kill: before the signal")?;
         kernel.signal(signal).map_err(refuse)?;
+        let _ = fault!("Kill: after the signal");
         if signal == libc::SIGKILL && process.is_init() && task.is_paused() {
             // A frozen process dies only once thawed (cgroup v1 freezer).
             let container = task.container.clone();
@@ -288,6 +296,7 @@ impl Tasks {
             let _ = kernel.signal(libc::SIGKILL);
         }
         let exit = task.init.ended().await;
+        fault!("Delete: begun")?;
         for exec in task.exec_processes() {
             close(&exec, CLOSE_GRACE).await;
         }
@@ -304,6 +313,7 @@ impl Tasks {
         event.exit_status = exit.status;
         event.exited_at = Some(exit.timestamp()).into();
         self.journal.publish(&event, SystemTime::now());
+        let _ = fault!("Delete: told");
         Ok(Reply::Deleted { pid: task.init.pid(), exit: Some(exit) })
     }
 
@@ -317,6 +327,7 @@ impl Tasks {
         }
         close(&process, CLOSE_GRACE).await;
         task.remove_exec(&process.exec_id);
+        let _ = fault!("Delete: exec gone");
         Ok(Reply::Deleted { pid: process.pid(), exit: process.exit() })
     }
 }

@@ -21,3 +21,5 @@ mod api_stdio;
 mod api_view;
 mod ctr_run;
 mod ctr_tasks;
+mod faults;
+mod faults_child;

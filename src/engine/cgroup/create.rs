@@ -6,13 +6,17 @@ use std::path::{Path, PathBuf};
 
 use super::error::{Error, Result};
 use super::{Cgroup, Dir, Mode, file, procs};
+use crate::sys::fault::fault;
 
 impl Cgroup {
     /// Makes the cgroup. Directories may exist already, but not with processes in them or frozen: limits would
     /// be taken over from a stranger, and the container could never start.
     pub fn create(&self) -> Result<()> {
         let mut made = Vec::new();
-        let done = self.dirs().try_for_each(|dir| self.create_in(dir, &mut made));
+        let done = self.dirs().try_for_each(|dir| {
+            self.create_in(dir, &mut made)?;
+            fault!("create: some cgroups made").map_err(Error::Injected)
+        });
         if done.is_err() {
             for dir in made.iter().rev() {
                 // A directory that cannot go now is not ours alone any more; the error told is the first one.
@@ -20,6 +24,11 @@ impl Cgroup {
             }
         }
         done
+    }
+
+    /// Nobody is in the cgroup, as far as it exists, and it is not frozen.
+    pub fn refuse_in_use(&self) -> Result<()> {
+        self.dirs().try_for_each(|dir| refuse_in_use(&dir.dir))
     }
 
     fn create_in(&self, dir: &Dir, made: &mut Vec<PathBuf>) -> Result<()> {

@@ -40,6 +40,8 @@ pub enum Error {
     Stuck { doing: &'static str, path: PathBuf, process: Process },
     #[error("{doing} cgroup {path:?}: not done in time, and no process is left in it")]
     TimedOut { doing: &'static str, path: PathBuf },
+    #[error("{0}")]
+    Injected(sys::fault::Injected),
     /// Several hierarchies failed: the first error, the others attached.
     #[error("{first}{}", Rest(.rest))]
     Several { first: Box<Error>, rest: Vec<Error> },
@@ -90,6 +92,11 @@ impl fmt::Display for Rest<'_> {
 }
 
 impl Error {
+    /// The cgroup belongs to somebody else.
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, Self::NotEmpty { .. } | Self::Frozen(_))
+    }
+
     pub(super) fn file(call: &'static str, path: impl Into<PathBuf>, e: &io::Error) -> Self {
         let errno = e.raw_os_error().unwrap_or(libc::EIO);
         Self::File(FileError { call, path: path.into(), value: None, errno, remedy: None })

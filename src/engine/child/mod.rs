@@ -44,12 +44,13 @@ type Outcome = sys::Result<()>;
 /// Carries out `plan` in the child and never returns.
 fn walk(plan: &Plan, socket: BorrowedFd<'_>) -> ! {
     let mut room = Room::new();
+    sys::fault::call();
     for (index, step) in plan.steps.iter().enumerate() {
-        let done = match step {
+        let done = sys::fault::step(index).and_then(|()| match step {
             Step::Sync(point) => sync(*point, &mut room, socket),
             Step::Seccomp(filter) => identity::seccomp(filter, socket),
             _ => run(step, &mut room),
-        };
+        });
         if let Err(e) = done {
             report::failed(socket, index, &e, room.note());
             sys::process::exit(1);

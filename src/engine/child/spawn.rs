@@ -44,6 +44,7 @@ impl Born {
 /// When the clone itself fails. What fails later, the child reports on its socket.
 pub fn spawn(plan: &Plan) -> Result<Born, Error> {
     let (ours, theirs) = socket::seqpacket_pair().doing(|| "making the child's report socket".into())?;
+    sys::fault::next_clone();
     let _back = plan.pidns.as_ref().map(|ns| BornInside::enter(ns)).transpose()?;
     let (pid, pidfd) = match plan.born_in.is_empty() {
         true => direct(plan, &ours, &theirs)?,

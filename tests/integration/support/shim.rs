@@ -22,13 +22,20 @@ pub struct Host {
     pub namespace: String,
     pub events: EventServer,
     pub environment: Vec<(String, String)>,
+    pub binary: PathBuf,
 }
 
 impl Host {
     pub fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("mst-").tempdir().expect("make a folder");
         let events = EventServer::new(&folder.path().join("e.sock"));
-        Self { folder, namespace: subject::unique("mst"), events, environment: Vec::new() }
+        Self {
+            folder,
+            namespace: subject::unique("mst"),
+            events,
+            environment: Vec::new(),
+            binary: subject::Subject::current().binary(),
+        }
     }
 
     pub fn folder(&self) -> &Path {
@@ -42,7 +49,7 @@ impl Host {
     /// The shim's command line as containerd makes it.
     pub fn command(&self, bundle: &Bundle, action: &str) -> Command {
         let mut command = Command::new("timeout");
-        command.args(["-k", "1", "30"]).arg(subject::Subject::current().binary());
+        command.args(["-k", "1", "30"]).arg(&self.binary);
         command.args(["-namespace", &self.namespace, "-id", &bundle.id, "-address"]).arg(self.grpc_address());
         command.arg("-publish-binary").arg(subject::programs().join("containerd"));
         if action == "delete" {

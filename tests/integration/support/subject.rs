@@ -40,6 +40,11 @@ impl Subject {
     }
 }
 
+/// The build with fault injection (`FAULTS_BINARY`), which only hack/test.sh makes.
+pub fn faults_binary() -> Option<PathBuf> {
+    std::env::var_os("FAULTS_BINARY").map(PathBuf::from).filter(|_| ours())
+}
+
 pub fn ours() -> bool {
     Subject::current() == Subject::Ours
 }

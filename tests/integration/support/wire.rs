@@ -61,6 +61,18 @@ impl Client {
         self.receive(method)
     }
 
+    /// A call that may find the shim dead, which is the outer error.
+    pub fn try_call<A: Message>(
+        &mut self,
+        service: &str,
+        method: &str,
+        request: &impl Message,
+    ) -> io::Result<Result<A, Failure>> {
+        self.send(service, method, request)?;
+        let (_, body) = read_frame(&self.stream)?;
+        Ok(answer(&body))
+    }
+
     /// Sends without waiting: for calls that the test abandons or that it answers for later.
     pub fn send(&mut self, service: &str, method: &str, request: &impl Message) -> io::Result<()> {
         let request = Request {
@@ -79,15 +91,19 @@ impl Client {
     pub fn receive<A: Message>(&mut self, method: &str) -> Result<A, Failure> {
         let (_, body) =
             read_frame(&self.stream).unwrap_or_else(|error| panic!("no answer to {method}: {error}"));
-        let response = Response::parse_from_bytes(&body).expect("a ttrpc response");
-        if response.status.code() != Code::OK {
-            return Err(Failure { code: response.status.code(), message: response.status.message.clone() });
-        }
-        Ok(A::parse_from_bytes(&response.payload).expect("the answer's message"))
+        answer(&body)
     }
 
     /// For what no client would send.
     pub fn raw(&self) -> &UnixStream {
         &self.stream
     }
+}
+
+fn answer<A: Message>(body: &[u8]) -> Result<A, Failure> {
+    let response = Response::parse_from_bytes(body).expect("a ttrpc response");
+    if response.status.code() != Code::OK {
+        return Err(Failure { code: response.status.code(), message: response.status.message.clone() });
+    }
+    Ok(A::parse_from_bytes(&response.payload).expect("the answer's message"))
 }

@@ -1,0 +1,266 @@
+//! The shim killed, or failing, at every named point of its life (`src/sys/fault.rs`): whatever it was doing, `delete`
+//! alone cleans up, tells what is known, and the same id can be created again.
+
+use crate::support::bundle::Bundle;
+use crate::support::shim::{Host, read_reply};
+use crate::support::wire::{Client, Failure};
+use crate::support::{SOON, eventually, leak, subject};
+use crate::{needs, needs_containers};
+use containerd_shim_protos::api;
+use myshim::sys::fault::POINTS;
+use protobuf::Message;
+use protobuf::well_known_types::any::Any;
+use serde_json::json;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+const INIT: &str = "trap 'exit 7' TERM; sleep 1000 & wait";
+const STATUS: u32 = 7;
+/// How far a life may take; nothing in it waits.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// What a client learnt from one life.
+#[derive(Debug, Default)]
+struct Told {
+    shim: i32,
+    pid: u32,
+    created: bool,
+    failures: Vec<String>,
+    /// The shim, or `start`, was there no more.
+    died: bool,
+}
+
+/// Calls as containerd makes them, from `start` to Shutdown. Ends early when the shim is gone.
+struct Life<'a> {
+    bundle: &'a Bundle,
+    client: Client,
+    told: Told,
+}
+
+impl Life<'_> {
+    /// None: the call failed, or there is nobody to call any more.
+    fn call<A: Message>(&mut self, method: &str, request: &impl Message) -> Option<A> {
+        if self.told.died {
+            return None;
+        }
+        match self.client.try_call::<A>("containerd.task.v2.Task", method, request) {
+            Ok(Ok(answer)) => return Some(answer),
+            Ok(Err(Failure { message, .. })) => self.told.failures.push(message),
+            Err(_) => self.told.died = true,
+        }
+        None
+    }
+
+    fn live(&mut self) {
+        let id = &self.bundle.id.clone();
+        let connect = api::ConnectRequest { id: id.clone(), ..Default::default() };
+        let Some(answer) = self.call::<api::ConnectResponse>("Connect", &connect) else { return };
+        self.told.shim = answer.shim_pid as i32;
+        let create = api::CreateTaskRequest {
+            id: id.clone(),
+            bundle: self.bundle.folder.display().to_string(),
+            rootfs: self.bundle.mounts.clone(),
+            ..Default::default()
+        };
+        if let Some(answer) = self.call::<api::CreateTaskResponse>("Create", &create) {
+            self.told.pid = answer.pid;
+            self.told.created = true;
+            self.process(id);
+        }
+        self.call::<api::Empty>("Shutdown", &api::ShutdownRequest { id: id.clone(), ..Default::default() });
+    }
+
+    fn process(&mut self, id: &str) {
+        let id = || id.to_owned();
+        self.call::<api::StartResponse>("Start", &api::StartRequest { id: id(), ..Default::default() });
+        self.exec(&id());
+        let kill = api::KillRequest { id: id(), signal: libc::SIGTERM as u32, ..Default::default() };
+        // The trap may not be set yet: ask until it has worked.
+        while self.call::<api::Empty>("Kill", &kill).is_some() {
+            let state: Option<api::StateResponse> =
+                self.call("State", &api::StateRequest { id: id(), ..Default::default() });
+            if state.is_none_or(|state| state.status.enum_value() == Ok(api::Status::STOPPED)) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.told.failures.retain(|text| !text.contains("process already finished"));
+        self.call::<api::DeleteResponse>("Delete", &api::DeleteRequest { id: id(), ..Default::default() });
+    }
+
+    fn exec(&mut self, id: &str) {
+        let (id, exec_id) = (id.to_owned(), "x".to_owned());
+        let process = self.bundle.process(&["sh", "-c", "exit 3"]).to_string().into_bytes();
+        let spec = Any { value: process, ..Default::default() };
+        let exec = api::ExecProcessRequest {
+            id: id.clone(),
+            exec_id: exec_id.clone(),
+            spec: Some(spec).into(),
+            ..Default::default()
+        };
+        if self.call::<api::Empty>("Exec", &exec).is_none() {
+            return;
+        }
+        let start = api::StartRequest { id: id.clone(), exec_id: exec_id.clone(), ..Default::default() };
+        if self.call::<api::StartResponse>("Start", &start).is_some() {
+            let wait = api::WaitRequest { id: id.clone(), exec_id: exec_id.clone(), ..Default::default() };
+            self.call::<api::WaitResponse>("Wait", &wait);
+        }
+        self.call::<api::DeleteResponse>("Delete", &api::DeleteRequest { id, exec_id, ..Default::default() });
+    }
+}
+
+/// A host whose shims obey `fault`, and a bundle that has something to do at every moment.
+fn host(fault: &str) -> (Host, Bundle) {
+    let mut host = Host::new();
+    host.binary = subject::faults_binary().expect("checked by the test");
+    let config = host.folder().join("host.toml");
+    std::fs::write(&config, "IdleTimeout = \"2s\"\n").expect("write the host's configuration");
+    host.environment.push(("MYSHIM_CONFIG".into(), config.display().to_string()));
+    host.environment.push(("MYSHIM_FAULT".into(), fault.into()));
+    host.environment.push(("MYSHIM_FAULT_FOLDER".into(), host.folder().display().to_string()));
+    let mut bundle = host.bundle("a", INIT);
+    let hook = json!([{"path": "/bin/true"}]);
+    bundle.set("/hooks", json!({"createRuntime": hook, "startContainer": hook, "poststop": hook}));
+    bundle.write();
+    (host, bundle)
+}
+
+fn reached(host: &Host) -> String {
+    std::fs::read_to_string(host.folder().join("reached")).unwrap_or_default()
+}
+
+fn live(host: &Host, bundle: &Bundle) -> Told {
+    let output = host.invoke(bundle, "start", b"");
+    if !output.status.success() {
+        let failures = vec![String::from_utf8_lossy(&output.stderr).into_owned()];
+        return Told { died: true, failures, ..Told::default() };
+    }
+    let (address, _) = read_reply(&String::from_utf8(output.stdout).expect("text"));
+    let Ok(client) = Client::connect(&address) else { return Told { died: true, ..Told::default() } };
+    let mut life = Life { bundle, client, told: Told::default() };
+    life.live();
+    if life.told.shim > 0 && !life.told.died {
+        // A Delete that failed keeps the container, and the shim with it: that is what a crash is for.
+        eventually_gone(life.told.shim);
+    }
+    life.told
+}
+
+fn eventually_gone(shim: i32) {
+    let limit = Instant::now() + Duration::from_secs(3);
+    while leak::alive(shim) {
+        if Instant::now() > limit {
+            crate::support::shim::signal(shim, libc::SIGKILL);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[track_caller]
+fn assert_nothing_left(host: &Host, bundle: &Bundle, at: &str) {
+    assert_eq!(leak::cgroups(bundle.cgroup()), Vec::<std::path::PathBuf>::new(), "{at}: cgroups left");
+    assert_eq!(leak::mounts_below(&bundle.folder), Vec::<String>::new(), "{at}: mounts left");
+    eventually(&format!("{at}: no process of {}", host.namespace), SOON, || {
+        leak::processes_naming(&host.namespace).is_empty().then_some(())
+    });
+    let address = std::fs::read_to_string(bundle.folder.join("address")).unwrap_or_default();
+    if let Some(socket) = address.strip_prefix("unix://") {
+        assert!(!std::path::Path::new(socket).exists(), "{at}: socket left");
+    }
+    assert!(!bundle.folder.join(".myshim.json.new").exists(), "{at}: half a state left");
+}
+
+/// The same id again, without faults: it must live as if nothing had been.
+#[track_caller]
+fn assert_lives(host: &mut Host, bundle: &Bundle, at: &str) {
+    host.environment.retain(|(name, _)| !name.starts_with("MYSHIM_FAULT"));
+    let told = live(host, bundle);
+    assert!(told.created && !told.died && told.failures.is_empty(), "{at}, the same id again: {told:?}");
+    assert_eq!(host.delete(bundle).exit_status, STATUS, "{at}: status of the second life");
+    assert_nothing_left(host, bundle, at);
+}
+
+/// Does `one` for every point, several at a time.
+fn every_point(one: impl Fn(&'static str) + Sync) {
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while let Some(point) = POINTS.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    one(point);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn after_sigkill_at_every_point_delete_alone_leaves_nothing_and_tells_the_truth() {
+    needs_containers!();
+    needs!(subject::faults_binary().is_some(), "needs the build with fault points: run hack/test.sh");
+    every_point(|point| {
+        let (mut host, bundle) = host(&format!("kill:{point}"));
+        let told = live(&host, &bundle);
+        assert_eq!(reached(&host), point, "{point:?} was never reached: {told:?}");
+        host.environment.retain(|(name, _)| name != "MYSHIM_FAULT");
+        let began = Instant::now();
+        let answer = host.delete(&bundle);
+        assert!(began.elapsed() < LIMIT, "{point}: delete took {:?}", began.elapsed());
+        let noted = index(point) >= index("create: pid noted");
+        assert!(!noted || answer.pid > 0, "{point}: the pid was known");
+        assert!(told.pid == 0 || answer.pid == told.pid, "{point}: {} for pid {}", answer.pid, told.pid);
+        let ended = index(point) >= index("exit: noted") && point != "exit: reaped" && point != "exit: told";
+        // The exec's exit comes first: at these two points init is still alive.
+        let expected = if ended && point != "Delete: exec gone" { STATUS } else { 137 };
+        assert_eq!(answer.exit_status, expected, "{point}: status");
+        assert_nothing_left(&host, &bundle, point);
+        assert_eq!(host.delete(&bundle).exit_status, answer.exit_status, "{point}: delete once more");
+        assert_lives(&mut host, &bundle, point);
+    });
+}
+
+fn index(point: &str) -> usize {
+    POINTS.iter().position(|known| *known == point).expect("a known point")
+}
+
+#[test]
+fn a_failure_at_any_point_is_told_by_its_name_and_leaves_nothing() {
+    needs_containers!();
+    needs!(subject::faults_binary().is_some(), "needs the build with fault points: run hack/test.sh");
+    let told_by_name = AtomicUsize::new(0);
+    every_point(|point| {
+        let (mut host, bundle) = host(&format!("fail:{point}"));
+        let told = live(&host, &bundle);
+        let named = told.failures.iter().any(|text| text.contains(&format!("injected fault at {point:?}")));
+        assert!(named || told.failures.is_empty(), "{point}: {told:?}");
+        assert_eq!(reached(&host), point, "never reached: {told:?}");
+        told_by_name.fetch_add(usize::from(named), Ordering::Relaxed);
+        if !told.created && told.shim > 0 {
+            assert_eq!(leak::cgroups(bundle.cgroup()).len(), 0, "{point}: a failed Create leaves nothing");
+            assert_eq!(
+                leak::mounts_below(&bundle.folder).len(),
+                0,
+                "{point}: a failed Create leaves nothing"
+            );
+        }
+        host.environment.retain(|(name, _)| name != "MYSHIM_FAULT");
+        host.delete(&bundle);
+        assert_nothing_left(&host, &bundle, point);
+        assert_lives(&mut host, &bundle, point);
+    });
+    assert!(told_by_name.into_inner() >= 20, "most points are places where something can fail");
+}
+
+#[test]
+fn the_ordinary_build_has_no_fault_points() {
+    needs!(subject::faults_binary().is_some(), "needs the build with fault points: run hack/test.sh");
+    let traces = |binary: &std::path::Path| {
+        let bytes = std::fs::read(binary).expect("read a binary");
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let words = ["MYSHIM_FAULT", "injected fault"].into_iter().chain(POINTS.iter().copied());
+        words.filter(|word| text.contains(word)).count()
+    };
+    assert_eq!(traces(&subject::Subject::Ours.binary()), 0);
+    assert_eq!(traces(&subject::faults_binary().expect("checked")), POINTS.len() + 2, "where they should be");
+}
