@@ -204,6 +204,16 @@ fn create_fails_when_a_mount_source_is_missing_and_names_it() {
     assert_create_fails(|b| b.push("/mounts", mount), &["/no/such/source", "/volume"]);
 }
 
+/// Docker adds its hint, "Are you trying to mount a directory onto a file (or vice-versa)?", to these very words.
+#[test]
+fn create_fails_when_a_file_is_mounted_on_a_directory_or_the_reverse_and_says_not_a_directory() {
+    needs_containers!();
+    for (source, target) in [("/etc/passwd", "/etc"), ("/etc", "/etc/passwd")] {
+        let mount = json!({"destination": target, "type": "bind", "source": source, "options": ["rbind"]});
+        assert_create_fails(|b| b.push("/mounts", mount), &["not a directory", source, target]);
+    }
+}
+
 #[test]
 fn create_fails_when_a_namespace_path_is_wrong_and_names_it() {
     needs_containers!();

@@ -65,15 +65,23 @@ pub fn mount(room: &mut Room, mount: &Mount) -> Outcome {
         Source::Bind { path, recursive, nofollow } => bind(path, *recursive, *nofollow)?,
         Source::Detached { fd, .. } => fd.try_clone().map_err(|_| Error::new("dup", libc::EMFILE))?,
     };
-    let is_dir = fs::fstat(from.as_fd())?.st_mode & libc::S_IFMT == libc::S_IFDIR;
+    let is_dir = is_directory(from.as_fd())?;
     let to = place(room.root()?, &mount.target, is_dir, mount.links)?;
     set_attributes(from.as_fd(), mount)?;
-    kernel::move_mount(from.as_fd(), to.as_fd())?;
+    kernel::move_mount(from.as_fd(), to.as_fd()).map_err(|e| match is_directory(to.as_fd()) {
+        // COMPAT: move_mount says EINVAL where mount(2) says ENOTDIR, and Docker looks for the latter's words.
+        Ok(onto_dir) if e.is(libc::EINVAL) && onto_dir != is_dir => Error::new("move_mount", libc::ENOTDIR),
+        _ => e,
+    })?;
     set_propagation(from.as_fd(), &mount.propagation)?;
     if mount.target.is_root() {
         room.set_root(from);
     }
     Ok(())
+}
+
+fn is_directory(fd: BorrowedFd<'_>) -> Result<bool> {
+    Ok(fs::fstat(fd)?.st_mode & libc::S_IFMT == libc::S_IFDIR)
 }
 
 /// Attributes of a bind are set on the detached copy; those of a filesystem went into fsmount.
