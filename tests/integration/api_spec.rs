@@ -8,6 +8,7 @@ use serde_json::json;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// "user: the container will be able to remap user and group IDs from the host to local users and groups."
 #[test]
@@ -172,4 +173,55 @@ fn personality_is_the_one_asked_for() {
         bundle.set("/linux/personality", json!({"domain": "LINUX32"}));
     });
     assert_eq!(text, "00000008\n");
+}
+
+fn mount(arguments: &[&str]) {
+    let status = Command::new(arguments[0]).args(&arguments[1..]).status().expect("start mount");
+    assert!(status.success(), "{arguments:?}");
+}
+
+/// "rootfsPropagation: sets the rootfs's mount propagation. Its value is either shared, slave, private or unbindable."
+/// Kubernetes asks for rshared when a volume's mountPropagation is Bidirectional.
+#[test]
+fn mounts_on_a_shared_volume_of_a_shared_rootfs_travel_both_ways() {
+    needs_containers!();
+    for word in ["shared", "rshared"] {
+        let host = Host::new();
+        let volume = host.folder().join("volume");
+        let path = volume.to_str().expect("text");
+        fs::create_dir(&volume).expect("mkdir");
+        mount(&["mount", "-t", "tmpfs", "volume", path]);
+        mount(&["mount", "--make-shared", path]);
+        for name in ["inside", "outside", "before"] {
+            fs::create_dir(volume.join(name)).expect("mkdir");
+        }
+        mount(&["mount", "-t", "tmpfs", "before", volume.join("before").to_str().expect("text")]);
+        fs::write(volume.join("before/file"), "").expect("write");
+        let script = "mount -t tmpfs inside /volume/inside && : >/volume/inside/file
+            until [ -e /volume/outside/file ]; do sleep 0.02; done
+            grep -q ' / / .* shared:' /proc/self/mountinfo";
+        let mut bundle = host.bundle("a", script);
+        bundle.set("/linux/rootfsPropagation", json!(word));
+        for set in ["bounding", "effective", "permitted"] {
+            bundle.push(&format!("/process/capabilities/{set}"), json!("CAP_SYS_ADMIN"));
+        }
+        let options = ["rbind", "rshared"];
+        bundle.push(
+            "/mounts",
+            json!({"destination": "/volume", "type": "bind", "source": path, "options": options}),
+        );
+        let shim = host.start(bundle);
+        shim.run();
+        mount(&["mount", "-t", "tmpfs", "outside", volume.join("outside").to_str().expect("text")]);
+        fs::write(volume.join("outside/file"), "").expect("write");
+        assert_eq!(shim.wait("").expect("Wait"), 0, "{word}: no shared root");
+        shim.delete("").expect("Delete");
+        let on_host = ["inside", "before"].map(|name| volume.join(name).join("file").exists());
+        mount(&["umount", "-R", path]);
+        assert_eq!(
+            on_host,
+            [true, true],
+            "{word}: mounted on the host: the container's, and what was there before"
+        );
+    }
 }

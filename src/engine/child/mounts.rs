@@ -24,7 +24,8 @@ pub fn propagation(flags: u64) -> Outcome {
 
 /// Binds the rootfs on itself, so that it is a mount of its own, and opens it.
 ///
-/// `isolate`: pivot_root refuses a new root whose parent is shared, so a private copy goes between the two.
+/// `isolate`: pivot_root refuses a new root that is shared, or whose parent is, so a private copy goes between the two
+/// and the new root becomes private as well; `RootPropagation` gives it what the spec asks for after the pivot.
 pub fn root(room: &mut Room, path: &CStr, isolate: bool) -> Outcome {
     room.null = Some(host_null()?);
     let dir = fs::openat(fs::CWD, path, libc::O_PATH | libc::O_DIRECTORY, 0)?;
@@ -35,6 +36,7 @@ pub fn root(room: &mut Room, path: &CStr, isolate: bool) -> Outcome {
         return Ok(());
     }
     let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
+    kernel::mount_setattr(tree.as_fd(), c"", AT_EMPTY_PATH, &private)?;
     let between = copy_of(dir.as_fd(), 0)?;
     kernel::move_mount(between.as_fd(), dir.as_fd())?;
     kernel::mount_setattr(between.as_fd(), c"", AT_EMPTY_PATH, &private)?;
@@ -346,8 +348,12 @@ pub fn readonly_root(room: &mut Room) -> Outcome {
 
 /// pivot_root(".", "."): the old root lands on top of the new one and is taken away, no directory needed for it.
 pub fn pivot(room: &mut Room) -> Outcome {
+    let old = fs::openat(fs::CWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0)?;
     fs::fchdir(room.root()?)?;
     kernel::pivot_root_here()?;
+    // KERNEL: of mount(2) and umount2(2) only the latter takes "." for what is stacked on it. From here it is the old root
+    // for both: else the new one would become a slave, and the unmount would travel.
+    fs::fchdir(old.as_fd())?;
     // ORDER: slave before the unmount, or the unmount would travel to the host.
     kernel::mount(None, c".", None, libc::MS_SLAVE | libc::MS_REC, None)?;
     kernel::umount2(c".", libc::MNT_DETACH)?;
