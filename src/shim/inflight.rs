@@ -85,6 +85,15 @@ impl Inflight {
         self.operations.lock().unwrap_or_else(|e| e.into_inner()).contains_key(key)
     }
 
+    /// Until nothing is in flight under `key`.
+    pub async fn settled(&self, key: &Key) {
+        let pending = self.operations.lock().unwrap_or_else(|e| e.into_inner()).get(key).cloned();
+        if let Some(mut pending) = pending {
+            // Abandoned is settled too.
+            let _ = pending.wait_for(Option::is_some).await;
+        }
+    }
+
     /// Forgets `operation`, but not another that has begun under its key since.
     fn forget(&self, key: &Key, operation: &Pending) {
         let mut operations = self.operations.lock().unwrap_or_else(|e| e.into_inner());

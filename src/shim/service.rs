@@ -64,6 +64,15 @@ impl Service {
         let process = task.process(exec_id)?;
         Ok((task, process))
     }
+
+    /// The same, once a Create in flight is done. COMPAT: Go's shim makes such callers wait. nerdctl asks for the state when
+    /// its input ends, be it before Create has answered, and closes the container's stdin only if it gets one.
+    async fn process_made(&self, id: &str, exec_id: &str) -> Answer<(Arc<Task>, Arc<Process>)> {
+        if !self.tasks.contains(id) {
+            self.tasks.inflight.settled(&key("Create", id, "")).await;
+        }
+        self.process(id, exec_id)
+    }
 }
 
 /// One line per call: what, whom, how long; a failure in words.
@@ -205,13 +214,13 @@ impl TaskService for Service {
     }
 
     async fn resize_pty(&self, _: &TtrpcContext, r: ResizePtyRequest) -> Answer<Empty> {
-        let (_, process) = self.process(&r.id, &r.exec_id)?;
+        let (_, process) = self.process_made(&r.id, &r.exec_id).await?;
         process.resize(r.width as u16, r.height as u16).map_err(error::failed_precondition)?;
         Ok(Empty::new())
     }
 
     async fn close_io(&self, _: &TtrpcContext, r: CloseIORequest) -> Answer<Empty> {
-        let (_, process) = self.process(&r.id, &r.exec_id)?;
+        let (_, process) = self.process_made(&r.id, &r.exec_id).await?;
         if r.stdin {
             process.close_stdin();
         }
@@ -219,7 +228,7 @@ impl TaskService for Service {
     }
 
     async fn state(&self, _: &TtrpcContext, r: StateRequest) -> Answer<StateResponse> {
-        let (task, process) = self.process(&r.id, &r.exec_id)?;
+        let (task, process) = self.process_made(&r.id, &r.exec_id).await?;
         let status = match process.status() {
             Status::Created => WireStatus::CREATED,
             Status::Running if task.is_paused() => WireStatus::PAUSED,
@@ -262,7 +271,7 @@ impl TaskService for Service {
     }
 
     async fn wait(&self, _: &TtrpcContext, r: WaitRequest) -> Answer<WaitResponse> {
-        let (_, process) = self.process(&r.id, &r.exec_id)?;
+        let (_, process) = self.process_made(&r.id, &r.exec_id).await?;
         let exit = process.ended().await;
         let exited_at = Some(exit.timestamp()).into();
         Ok(WaitResponse { exit_status: exit.status, exited_at, ..Default::default() })

@@ -4,6 +4,8 @@ use crate::needs_containers;
 use crate::support::fifo::{Sink, Source};
 use crate::support::shim::{Host, Stdio3};
 use crate::support::{SOON, eventually, leak};
+use containerd_shim_protos::api;
+use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
 
 fn sinks(host: &Host) -> (Sink, Sink) {
@@ -48,6 +50,36 @@ fn standard_input_ends_with_close_io() {
     drop(input);
     shim.close_stdin("").expect("CloseIO");
     shim.wait("").expect("Wait");
+    shim.delete("").expect("Delete");
+    assert_eq!(out.finish(), "hello\nend\n");
+}
+
+/// nerdctl does: its input ends, it asks for the state, and if it gets one it closes the container's stdin.
+#[test]
+fn input_that_ends_during_create_can_be_closed() {
+    needs_containers!();
+    let host = Host::new();
+    let (out, _) = sinks(&host);
+    let mut bundle = host.bundle("a", "cat; echo end");
+    let [begun, go] = ["begun", "go"].map(|name| host.folder().join(name));
+    let script = format!(": >{}; until [ -e {} ]; do sleep 0.02; done", begun.display(), go.display());
+    bundle.set("/hooks/createRuntime", json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]));
+    let mut input = Source::new(host.folder().join("in"));
+    let stdio = Stdio3 { stdin: input.uri(), stdout: out.uri(), stderr: out.uri(), ..Default::default() };
+    let shim = host.start(bundle);
+    let [mut creates, mut asks] = [shim.client(), shim.client()];
+    creates.send(shim.service(), "Create", &shim.create_request(&stdio)).expect("send Create");
+    eventually("the hook begins", SOON, || begun.exists().then_some(()));
+    input.write("hello\n");
+    let request = api::StateRequest { id: shim.id(), ..Default::default() };
+    asks.send(shim.service(), "State", &request).expect("send State");
+    std::fs::write(&go, "").expect("let Create go on");
+    asks.receive::<api::StateResponse>("State").expect("the state of a container that is being made");
+    shim.close_stdin("").expect("CloseIO");
+    creates.receive::<api::CreateTaskResponse>("Create").expect("Create");
+    drop(input);
+    shim.start("").expect("Start");
+    assert_eq!(shim.wait("").expect("Wait"), 0);
     shim.delete("").expect("Delete");
     assert_eq!(out.finish(), "hello\nend\n");
 }
