@@ -169,6 +169,14 @@ fn is_own(ns: &Joined) -> bool {
     matches!((own, theirs), (Ok(a), Ok(b)) if (a.dev(), a.ino()) == (b.st_dev, b.st_ino))
 }
 
+/// Did the process, dead and not yet reaped, come to execute its program? `PF_FORKNOEXEC` of proc_pid_stat(5) tells.
+fn executed(pid: i32) -> bool {
+    const PF_FORKNOEXEC: u64 = 0x40;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let flags = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(6)?.parse::<u64>().ok());
+    flags.is_none_or(|flags| flags & PF_FORKNOEXEC == 0)
+}
+
 impl Container {
     /// Start: startContainer hooks, the gate, poststart hooks.
     ///
@@ -185,6 +193,10 @@ impl Container {
         fault!("Start: hooks ran")?;
         let listens = |number| self.listens(&self.init, number, "created");
         gate.open(listens).inspect_err(|_| drop(self.init.signal(libc::SIGKILL)))?;
+        if self.init.peek().is_some() && !executed(self.init.pid) {
+            let died = Error::Gone("the process died before its program ran".into());
+            return Err(create::explain_death(died, &self.cgroup));
+        }
         let _ = fault!("Start: gate open");
         // COMPAT: a failing poststart hook ends the container, as in runc.
         hooks::run("poststart", list(Hooks::poststart), &self.document("running"), None)
@@ -344,7 +356,10 @@ pub fn clear(state: &State) -> Result<(), Error> {
 /// Kills the recorded init, if that pid is still the same process, and reaps it where it is our child.
 fn kill_init(state: &State) -> Result<(), Error> {
     let Some(pid) = state.pid else { return Ok(()) };
-    let Ok(pidfd) = process::pidfd_open(pid) else { return Ok(()) };
+    let pidfd = match process::pidfd_open(pid) {
+        Err(e) if e.is(libc::ESRCH) => return Ok(()),
+        opened => opened.doing(|| format!("looking for process {pid}"))?,
+    };
     // ORDER: compare after the pidfd is open: from here on the pid cannot change hands unnoticed.
     if super::state::start_time(pid) != state.start_time {
         return Ok(());

@@ -18,7 +18,7 @@ use super::rootfs::{self, RootfsMount};
 use super::state::{self, State};
 use super::{hooks, idmap, net_device, passwd, resctrl, seccomp};
 use crate::sys::fault::fault;
-use crate::sys::fs;
+use crate::sys::{fs, kernel, process};
 
 /// What Create is asked for.
 pub struct CreateRequest {
@@ -107,6 +107,7 @@ fn attempt(request: CreateRequest, state: &mut State) -> Result<Created, Error> 
     fault!("create: init ready")?;
     // ORDER: memory limits after set-up: what set-up takes must not decide how small a container can be.
     cgroup.apply_memory(&resources)?;
+    alive(&born).map_err(|e| explain_death(e, &cgroup))?;
     state.created = true;
     state.save(&request.bundle)?;
     fault!("create: done")?;
@@ -296,11 +297,15 @@ pub fn failure(plan: &Plan, message: &Message) -> Error {
         return Error::Gone("the process died during set-up".into());
     };
     match plan.steps.get(*step) {
-        Some(Step::Lookup(program) | Step::Execve { program, .. }) => {
+        Some(Step::Lookup(program) | Step::Execve { program, .. }) if *errno != libc::ENOSYS => {
             Error::Program(program.refusal(call, *errno))
         }
         Some(step) => {
-            let detail = if note.is_empty() { remedy(step, *errno) } else { note.clone() };
+            let detail = match kernel::since(call).filter(|_| *errno == libc::ENOSYS) {
+                Some(version) => format!("Linux {version} or newer is needed"),
+                None if note.is_empty() => remedy(step, *errno),
+                None => note.clone(),
+            };
             Error::Step { step: step.to_string(), call: call.clone(), errno: *errno, detail }
         }
         None => Error::Gone(format!("the process failed in an unknown step {step}: {call}")),
@@ -334,14 +339,22 @@ fn remedy(step: &Step, errno: i32) -> String {
         (Step::Scheduler(_), libc::EOPNOTSUPP) => "this kernel has no utilisation clamps",
         (Step::Affinity(_), libc::EINVAL) => "no CPU of the list is online and in the container's cpuset",
         (Step::Seccomp(_), libc::EINVAL) => "the kernel does not know one of the flags",
-        (_, libc::ENOSYS) => "the kernel is too old: Linux 5.12 or newer is needed",
         _ => "",
     };
     text.to_string()
 }
 
+/// KERNEL: v2 kills what does not fit below a new memory limit.
+fn alive(born: &Born) -> Result<(), Error> {
+    let ended = process::waitid(born.pidfd.as_fd(), libc::WEXITED | libc::WNOHANG | libc::WNOWAIT);
+    match ended.doing(|| "looking after the process".into())? {
+        None => Ok(()),
+        Some(_) => Err(Error::Gone("the process died during set-up".into())),
+    }
+}
+
 /// A child that vanished without a word was killed, most often by its own memory limit.
-fn explain_death(error: Error, cgroup: &Cgroup) -> Error {
+pub(super) fn explain_death(error: Error, cgroup: &Cgroup) -> Error {
     match error {
         Error::Gone(text) => match cgroup.memory_verdict() {
             Some(verdict) => Error::Gone(format!("{text}: {verdict}")),

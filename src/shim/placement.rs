@@ -22,13 +22,48 @@ pub enum PlacementError {
     Outside(String),
 }
 
+/// What was made on the way, for a start that fails afterwards.
+#[derive(Debug, Default)]
+pub struct Placed {
+    /// Folders, in the order of their making.
+    made: Vec<PathBuf>,
+    /// Where this process has gone, and where it may go back to.
+    left: Vec<PathBuf>,
+}
+
 /// Takes the place containerd and the options ask for.
-pub fn apply(shim_cgroup: &str) -> Result<(), PlacementError> {
+pub fn apply(shim_cgroup: &str, placed: &mut Placed) -> Result<(), PlacementError> {
     if std::env::var_os("SCHED_CORE").is_some_and(|v| !v.is_empty()) {
         sched_core()?;
     }
     oom_score()?;
-    if shim_cgroup.is_empty() { Ok(()) } else { join(shim_cgroup) }
+    if shim_cgroup.is_empty() { Ok(()) } else { join(shim_cgroup, placed) }
+}
+
+impl Placed {
+    /// Leaves the ShimCgroup and removes what of it was made. The failure that brought us here is the one to tell.
+    pub fn undo(&mut self) {
+        for file in self.left.drain(..) {
+            let _ = fs::write(file, "0");
+        }
+        for dir in self.made.drain(..).rev() {
+            let _ = fs::remove_dir(dir);
+        }
+    }
+
+    /// create_dir_all that remembers.
+    fn create(&mut self, mount: &Path, relative: &Path) -> io::Result<()> {
+        let mut dir = mount.to_owned();
+        for component in relative.components() {
+            dir.push(component);
+            match fs::create_dir(&dir) {
+                Ok(()) => self.made.push(dir.clone()),
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
 }
 
 fn sched_core() -> Result<(), PlacementError> {
@@ -63,7 +98,7 @@ struct Hierarchy {
 }
 
 /// Moves this process into `cgroup` of every v1 hierarchy, or of the unified one if there is no other.
-fn join(cgroup: &str) -> Result<(), PlacementError> {
+fn join(cgroup: &str, placed: &mut Placed) -> Result<(), PlacementError> {
     let relative = Path::new(cgroup.trim_start_matches('/'));
     if relative.components().any(|c| c == std::path::Component::ParentDir) {
         return Err(PlacementError::Outside(cgroup.to_owned()));
@@ -74,18 +109,28 @@ fn join(cgroup: &str) -> Result<(), PlacementError> {
     if all.is_empty() {
         return Err(PlacementError::NoHierarchy(cgroup.to_owned()));
     }
-    all.iter().filter(|h| h.v2 != v1).try_for_each(|h| join_one(h, relative))
+    all.iter().filter(|h| h.v2 != v1).try_for_each(|h| join_one(h, relative, placed))
 }
 
-fn join_one(hierarchy: &Hierarchy, relative: &Path) -> Result<(), PlacementError> {
+fn join_one(hierarchy: &Hierarchy, relative: &Path, placed: &mut Placed) -> Result<(), PlacementError> {
     let dir = hierarchy.mount.join(relative);
-    fs::create_dir_all(&dir).map_err(failed("create the ShimCgroup", &dir))?;
+    placed.create(&hierarchy.mount, relative).map_err(failed("create the ShimCgroup", &dir))?;
     if hierarchy.cpuset {
         inherit_cpuset(&hierarchy.mount, relative)?;
     }
     // A single thread that moves itself by `tasks` is spared the grace period that `cgroup.procs` costs on v1.
-    let file = dir.join(if hierarchy.v2 { "cgroup.procs" } else { "tasks" });
+    let name = if hierarchy.v2 { "cgroup.procs" } else { "tasks" };
+    let file = dir.join(name);
+    placed.left.push(home(hierarchy).join(name));
     fs::write(&file, "0").map_err(failed("join the ShimCgroup by", &file))
+}
+
+/// Where this process is now. On v1 every cgroup takes processes and the root will do; on v2 one with controllers on
+/// does not.
+fn home(hierarchy: &Hierarchy) -> PathBuf {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/")).filter(|_| hierarchy.v2);
+    hierarchy.mount.join(path.unwrap_or_default())
 }
 
 /// A new v1 cpuset has neither CPUs nor memory nodes, and refuses members until it has.
@@ -153,6 +198,6 @@ mod tests {
 
     #[test]
     fn a_shim_cgroup_cannot_leave_its_hierarchy() {
-        assert!(matches!(join("/a/../../b"), Err(PlacementError::Outside(_))));
+        assert!(matches!(join("/a/../../b", &mut Placed::default()), Err(PlacementError::Outside(_))));
     }
 }

@@ -44,6 +44,8 @@ pub enum StartError {
     Spec { path: PathBuf, source: serde_json::Error },
     #[error("start the shim: {0}")]
     Fork(sys::Error),
+    #[error("leave the starter's descriptors: {0}")]
+    Kernel(sys::Error),
     #[error("write the reply to stdout: {0}")]
     Reply(io::Error),
     #[error(transparent)]
@@ -79,8 +81,13 @@ pub fn run(args: &Args) -> Result<ExitCode, StartError> {
         reply(&request, &address)?;
         return Ok(undo.keep());
     };
-    placement::apply(&resolved.options.shim_cgroup)?;
-    match sys::daemon::fork().map_err(StartError::Fork)? {
+    // The shim's first call after the fork, on no descriptor at all: the one that can fail is told while stderr is there.
+    sys::fs::close_range(u32::MAX, 0).map_err(StartError::Kernel)?;
+    let mut placed = placement::Placed::default();
+    let forked = placement::apply(&resolved.options.shim_cgroup, &mut placed)
+        .map_err(StartError::from)
+        .and_then(|()| sys::daemon::fork().map_err(StartError::Fork));
+    match forked.inspect_err(|_| placed.undo())? {
         None => {
             undo.keep();
             Ok(become_shim(listener, request, bundle, path, group, resolved))

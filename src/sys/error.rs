@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::kernel;
+
 /// A failed kernel call. `Copy`, so that it crosses the child's report socket unchanged.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Error {
@@ -31,7 +33,11 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let errno = nix::errno::Errno::from_raw(self.errno);
-        write!(f, "{}: {errno:?}: {}", self.call, errno.desc())
+        write!(f, "{}: {errno:?}: {}", self.call, errno.desc())?;
+        match kernel::since(self.call).filter(|_| self.errno == libc::ENOSYS) {
+            Some(version) => write!(f, " (Linux {version} or newer is needed)"),
+            None => Ok(()),
+        }
     }
 }
 

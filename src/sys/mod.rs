@@ -14,6 +14,7 @@ pub mod daemon;
 mod error;
 pub mod fault;
 pub mod fs;
+pub mod kernel;
 pub mod mount;
 pub mod ns;
 pub mod pipe;

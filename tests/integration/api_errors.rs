@@ -1,8 +1,10 @@
 //! What clients rely on when something is not as it should be: status codes, texts, and that nothing is left.
 
+use crate::needs;
 use crate::needs_containers;
 use crate::support::leak;
 use crate::support::shim::{Host, Stdio3, any};
+use crate::support::subject::ours;
 use containerd_shim_protos::api::{self, Status};
 use protobuf::Message;
 use serde_json::{Value, json};
@@ -306,13 +308,44 @@ fn exec_with_a_malformed_process_is_refused() {
 }
 
 #[test]
-fn options_of_an_unknown_type_or_form_do_not_kill_the_shim() {
+fn options_that_cannot_be_read_fail_create_by_name_and_the_next_one_works() {
     needs_containers!();
+    needs!(ours(), "runc's shim names no type, and knows no TOML");
     let host = Host::new();
-    let shim = host.start(host.bundle("a", "true"));
+    let shim = host.start(host.bundle("a", "exit 3"));
+    // runtimeoptions.v1.Options, config_body (3).
+    let toml = |body: &str| [&[0x1a, body.len() as u8], body.as_bytes()].concat();
+    for (name, value, words) in [
+        ("containerd.runc.v1.Options", vec![0xff; 7], ["decode", "containerd.runc.v1.Options"]),
+        ("runtimeoptions.v1.Options", toml("StopTimeout = 'soon'"), ["StopTimeout", "soon"]),
+        ("runtimeoptions.v1.Options", toml("StopTimeout ="), ["config_body", "is not TOML"]),
+    ] {
+        let mut request = shim.create_request(&Stdio3::default());
+        request.options = Some(any(name, value)).into();
+        let failure =
+            shim.call::<api::CreateTaskResponse>("Create", &request).expect_err("malformed options");
+        assert_eq!(failure.code, Code::INVALID_ARGUMENT, "{failure:?}");
+        assert!(words.iter().all(|word| failure.message.contains(word)), "{failure:?}");
+        shim.assert_nothing_left();
+    }
     let mut request = shim.create_request(&Stdio3::default());
-    request.options = Some(any("containerd.runc.v1.Options", vec![0xff; 7])).into();
-    let _ = shim.call::<api::CreateTaskResponse>("Create", &request);
-    assert!(leak::alive(shim.pid));
-    assert!(request.write_to_bytes().is_ok());
+    request.options = Some(any("of.somebody.Else", vec![0xff; 7])).into();
+    shim.call::<api::CreateTaskResponse>("Create", &request).expect("unknown types are warned about");
+    shim.start("").expect("Start");
+    assert_eq!(shim.wait("").expect("Wait"), 3);
+}
+
+#[test]
+fn start_with_options_that_cannot_be_read_says_so_and_leaves_nothing() {
+    needs_containers!();
+    needs!(ours(), "runc's shim reads them in Create");
+    let host = Host::new();
+    let bundle = host.bundle("a", "true");
+    bundle.write();
+    let options = any("containerd.runc.v1.Options", vec![0xff; 7]).write_to_bytes().expect("encode");
+    let output = host.invoke(&bundle, "start", &options);
+    assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("containerd.runc.v1.Options"), "{output:?}");
+    assert!(!bundle.folder.join("address").exists());
+    assert!(leak::processes_naming(&host.namespace).is_empty());
 }

@@ -313,3 +313,56 @@ fn abandoned_calls_do_not_undo_the_operation() {
     drop(client);
     support::eventually("the task runs", SOON, || (shim.status("") == Status::RUNNING).then_some(()));
 }
+
+/// "The binary works from any absolute path, alone."
+#[test]
+fn binary_works_from_any_place_with_nothing_beside_it_and_an_empty_path() {
+    needs_containers!();
+    needs!(ours(), "runc's shim needs runc in its PATH");
+    let mut host = Host::new();
+    let place = host.folder().join("an other place");
+    std::fs::create_dir(&place).expect("make a folder");
+    let binary = place.join("containerd-shim-myshim-v1");
+    std::fs::copy(support::subject::Subject::Ours.binary(), &binary).expect("copy the shim");
+    host.binary = binary;
+    // timeout(1), which starts it, is looked for before.
+    host.environment.push(("PATH".into(), "/usr/bin:/bin".into()));
+    let shim = host.start(host.bundle("a", "exit 7"));
+    shim.run();
+    assert_eq!(shim.wait("").expect("Wait"), 7);
+}
+
+/// Clients leave out what is optional: "capabilities (object, OPTIONAL)", and "user" in a Windows-born template.
+#[test]
+fn process_may_lack_capabilities_and_user() {
+    needs_containers!();
+    let host = Host::new();
+    let mut bundle =
+        host.bundle("a", "grep -c '^CapEff:.*0000000000000000$' /proc/self/status; test $(id -u) = 0");
+    let process = bundle.config["process"].as_object_mut().expect("an object");
+    process.remove("capabilities");
+    process.remove("user");
+    let shim = host.start(bundle);
+    shim.run();
+    assert_eq!(shim.wait("").expect("Wait"), 0);
+}
+
+/// "Any value which cannot be mapped to a relevant kernel interface … MUST be logged as a warning", and the container runs.
+#[test]
+fn capabilities_that_the_host_or_the_world_lacks_are_tolerated() {
+    needs_containers!();
+    needs!(
+        !support::differences::runc_differs("capabilities that the host lacks"),
+        "runc fails to apply them"
+    );
+    let host = Host::new();
+    let mut bundle = host.bundle("a", "exit 8");
+    let mut all: Vec<_> = (0..41).filter_map(myshim::oci::capability::name).collect();
+    all.push("CAP_TIME_TRAVEL");
+    for set in ["bounding", "effective", "permitted"] {
+        bundle.set(&format!("/process/capabilities/{set}"), json!(all));
+    }
+    let shim = host.start(bundle);
+    shim.run();
+    assert_eq!(shim.wait("").expect("Wait"), 8);
+}

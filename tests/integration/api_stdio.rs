@@ -251,3 +251,24 @@ fn workload_that_is_not_root_reopens_its_own_stdout() {
     shim.delete("").expect("Delete");
     assert_eq!(out.finish(), "again\n");
 }
+
+/// "After CloseIO nobody but the client holds stdin's write end."
+#[test]
+fn after_close_io_standard_input_ends_with_the_client() {
+    needs_containers!();
+    let host = Host::new();
+    let (out, _) = sinks(&host);
+    let mut input = Source::new(host.folder().join("in"));
+    let shim = host.start(host.bundle("a", "cat; echo end"));
+    shim.run_with(&Stdio3 { stdin: input.uri(), stdout: out.uri(), stderr: out.uri(), ..Default::default() });
+    input.write("one\n");
+    out.wait_for("one\n");
+    shim.close_stdin("").expect("CloseIO");
+    input.write("two\n");
+    out.wait_for("two\n");
+    assert!(!out.so_far().contains("end"));
+    drop(input);
+    shim.wait("").expect("Wait");
+    shim.delete("").expect("Delete");
+    assert_eq!(out.finish(), "one\ntwo\nend\n");
+}

@@ -1,4 +1,5 @@
-//! What a process sees of itself, ours and runc's side by side: the same bundle is run by both and the texts compared.
+//! What a process sees of itself, ours and runc's side by side: the same bundle is run by both shims and the texts
+//! compared.
 
 use crate::needs;
 use crate::needs_containers;
@@ -7,51 +8,27 @@ use crate::support::fifo::Sink;
 use crate::support::shim::{Host, Stdio3};
 use crate::support::subject::{Subject, ours};
 use serde_json::json;
-use std::process::Command;
 
-/// Output of the bundle's init under the shim that is tested.
-fn under_the_shim(change: &dyn Fn(&mut Bundle), script: &str) -> String {
-    let host = Host::new();
+/// Output of the bundle's init under one shim or the other.
+fn under(subject: Subject, change: &dyn Fn(&mut Bundle), script: &str) -> String {
+    let host = Host::of(subject);
     let out = Sink::new(host.folder().join("out"));
     let mut bundle = host.bundle("a", script);
     change(&mut bundle);
+    let terminal = bundle.config["process"]["terminal"] == true;
+    let stderr = if terminal { String::new() } else { out.uri() };
     let shim = host.start(bundle);
-    shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
+    shim.run_with(&Stdio3 { terminal, stdout: out.uri(), stderr, ..Default::default() });
     shim.wait("").expect("Wait");
     shim.delete("").expect("Delete");
     out.finish().replace(host.folder().to_str().expect("text"), "HOST").replace(&host.namespace, "NAMESPACE")
 }
 
-/// Output of the same bundle under runc itself, without any shim.
-fn under_runc(change: &dyn Fn(&mut Bundle), script: &str) -> String {
-    let host = Host::new();
-    let mut bundle = host.bundle("a", script);
-    change(&mut bundle);
-    bundle.write();
-    let overlay = &bundle.mounts[0];
-    let mounted = Command::new("mount")
-        .args(["-t", "overlay", "-o", &overlay.options.join(","), "overlay"])
-        .arg(bundle.rootfs())
-        .status();
-    assert!(mounted.expect("start mount").success());
-    let output = Command::new(crate::support::subject::programs().join("runc"))
-        .arg("--root")
-        .arg(host.folder().join("runc"))
-        .args(["run", "--bundle"])
-        .arg(&bundle.folder)
-        .arg(crate::support::subject::unique("view"))
-        .output()
-        .expect("start runc");
-    let _ = Command::new("umount").arg(bundle.rootfs()).status();
-    let text = [output.stdout, output.stderr].concat();
-    String::from_utf8_lossy(&text).replace(host.folder().to_str().expect("text"), "HOST")
-}
-
 #[track_caller]
 fn assert_same_view(change: &dyn Fn(&mut Bundle), script: &str) {
-    let (tested, runc) = (under_the_shim(change, script), under_runc(change, script));
-    assert_eq!(tested, runc, "left: {:?}, right: runc", Subject::current());
-    assert!(!tested.is_empty());
+    let [ours, runc] = [Subject::Ours, Subject::Runc].map(|subject| under(subject, change, script));
+    assert_eq!(ours, runc, "left: ours, right: runc");
+    assert!(!ours.is_empty());
 }
 
 /// The lines of mountinfo without numbers that differ from run to run: ids, device numbers, superblock paths. Masks
@@ -149,4 +126,107 @@ fn tmpfs_of_shm_and_extra_mounts_are_the_same() {
         bundle.push("/mounts", json!({"destination": "/volume/c", "type": "tmpfs", "source": "tmpfs", "options": ["size=1m", "mode=1777", "noatime"]}));
     };
     assert_same_view(&volume, &format!("{MOUNTS}; stat -c '%a %u %g' /volume /volume/a /volume/c"));
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Who {
+    Root,
+    User,
+    Privileged,
+}
+
+/// The bundle as clients write it for such a process.
+fn of(who: Who, terminal: bool, bundle: &mut Bundle) {
+    bundle.set("/process/terminal", json!(terminal));
+    bundle.set("/process/oomScoreAdj", json!(100));
+    match who {
+        Who::Root => {}
+        Who::User => {
+            bundle.set("/process/user", json!({"uid": 1000, "gid": 1000, "additionalGids": [50]}));
+            bundle.set("/process/cwd", json!("/home/app"));
+        }
+        Who::Privileged => {
+            // As clients do it: what the host itself has.
+            let have = myshim::sys::cred::capget().expect("capget").permitted;
+            let held = (0..41).filter(|number| have & 1 << number != 0);
+            let all: Vec<_> = held.filter_map(myshim::oci::capability::name).collect();
+            for set in ["bounding", "effective", "permitted", "inheritable"] {
+                bundle.set(&format!("/process/capabilities/{set}"), json!(all));
+            }
+            bundle.set("/process/noNewPrivileges", json!(false));
+            bundle.set("/process/rlimits", json!([]));
+            bundle.set("/linux/maskedPaths", json!([]));
+            bundle.set("/linux/readonlyPaths", json!([]));
+            bundle.set("/linux/resources/devices", json!([{"allow": true, "access": "rwm"}]));
+            bundle.set("/mounts/5/options", json!(["nosuid", "noexec", "nodev", "rw"]));
+        }
+    }
+}
+
+/// status, mountinfo, limits, environment, descriptors and terminal, all at once.
+fn assert_everything_is_the_same(who: Who, terminal: bool) {
+    let status = "grep -E '^(Umask|Uid|Gid|Groups|NSpgid|NSsid|SigPnd|SigBlk|SigCgt|Cap|NoNewPrivs|Seccomp|THP)' /proc/self/status";
+    let limits = "grep -v 'processes\\|pending' /proc/self/limits";
+    // Not the group of a pipe: ours gives it the process's, runc leaves root's.
+    let streams = "ls /proc/self/fd; tty; stty size; stat -L -c '%F %a %u' /dev/stdin /dev/stdout; stat -c '%F %a %u:%g' /dev/console /dev/pts/0";
+    let rest = "env | sort; pwd; id; hostname; cat /proc/self/oom_score_adj /proc/self/comm; ls -ln /dev | cut -c 1-40; ls /proc/sys/kernel | wc -l";
+    let script = format!("exec 2>&1; {status}; {MOUNTS}; {limits}; {streams}; {rest}");
+    assert_same_view(&|bundle| of(who, terminal, bundle), &script);
+}
+
+#[test]
+fn everything_is_the_same_for_root() {
+    needs_containers!();
+    needs!(ours(), "the comparison is with runc");
+    assert_everything_is_the_same(Who::Root, false);
+}
+
+#[test]
+fn everything_is_the_same_for_root_with_a_terminal() {
+    needs_containers!();
+    needs!(ours(), "the comparison is with runc");
+    assert_everything_is_the_same(Who::Root, true);
+}
+
+#[test]
+fn everything_is_the_same_for_another_user() {
+    needs_containers!();
+    needs!(ours(), "the comparison is with runc");
+    assert_everything_is_the_same(Who::User, false);
+}
+
+#[test]
+fn everything_is_the_same_for_another_user_with_a_terminal() {
+    needs_containers!();
+    needs!(ours(), "the comparison is with runc");
+    assert_everything_is_the_same(Who::User, true);
+}
+
+#[test]
+fn everything_is_the_same_for_a_privileged_process() {
+    needs_containers!();
+    needs!(ours(), "the comparison is with runc");
+    assert_everything_is_the_same(Who::Privileged, false);
+    assert_everything_is_the_same(Who::Privileged, true);
+}
+
+/// A read-only bind of a read-only mount cannot become writable, and a read-only source stays so without being asked.
+#[test]
+fn bind_of_a_read_only_source_is_as_under_runc() {
+    needs_containers!();
+    needs!(ours(), "the comparison is with runc");
+    let change = |bundle: &mut Bundle| {
+        let mount = |target: &str, options: serde_json::Value| json!({"destination": target, "type": "bind", "source": "/sys/kernel", "options": options});
+        bundle.push("/mounts", mount("/volume/a", json!(["rbind"])));
+        bundle.push("/mounts", mount("/volume/b", json!(["rbind", "ro"])));
+        bundle.push("/mounts", json!({"destination": "/volume/c", "type": "bind", "source": bundle.folder.join("ro"), "options": ["bind"]}));
+    };
+    assert_same_view(
+        &|bundle| {
+            let folder = bundle.folder.join("ro");
+            std::fs::create_dir_all(&folder).expect("make a folder");
+            change(bundle);
+        },
+        MOUNTS,
+    );
 }

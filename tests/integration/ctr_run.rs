@@ -4,6 +4,8 @@ use crate::needs_containers;
 use crate::support::containerd::Containerd;
 use crate::support::subject::containerd_version;
 use crate::{needs, support::subject};
+use std::io::Write;
+use std::process::Stdio;
 
 #[test]
 fn output_of_both_streams_arrives() {
@@ -203,4 +205,26 @@ fn pid_1_sees_only_its_own_processes_and_host_name_is_settable() {
         namespace.run(&["--rm"], "a", &["sh", "-c", "echo $$; hostname; set -- /proc/[0-9]*; echo $#"]).ok();
     let words: Vec<_> = answer.split_whitespace().collect();
     assert_eq!((words[0], words[words.len() - 1]), ("1", "1"), "{answer:?}");
+}
+
+/// What the client closes, closes inside. Not before the answer to Create, though: ctr itself forgets a standard input
+/// that ends sooner (`echo hello | ctr run … cat` hangs with every shim).
+#[test]
+fn piped_standard_input_arrives_and_ends() {
+    needs_containers!();
+    let namespace = Containerd::shared().namespace();
+    for round in 0..3 {
+        let arguments = namespace.run_arguments(&["--rm"], &format!("pipe{round}"), &["cat"]);
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        let mut command = namespace.command(&arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("start ctr");
+        let mut input = child.stdin.take().expect("piped");
+        input.write_all(b"hello\n").expect("write");
+        namespace.wait_for_status(&format!("pipe{round}"), "RUNNING");
+        drop(input);
+        let output = child.wait_with_output().expect("wait for ctr");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "hello\n", "round {round}: {output:?}");
+        assert!(output.status.success(), "round {round}: {output:?}");
+    }
 }

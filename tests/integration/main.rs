@@ -5,19 +5,27 @@
 
 mod support;
 
+mod api_bad_input;
+mod api_bootstrap;
 mod api_errors;
 mod api_events;
 mod api_exec;
+mod api_fallback;
+mod api_features;
 mod api_hooks;
 mod api_identity;
 mod api_lifecycle;
+mod api_memory;
 mod api_net_devices;
+mod api_placement;
 mod api_resources;
 mod api_scheduling;
 mod api_seccomp;
 mod api_spec;
 mod api_start;
 mod api_stdio;
+mod api_stop;
+mod api_userns;
 mod api_view;
 mod ctr_run;
 mod ctr_tasks;

@@ -144,7 +144,7 @@ fn lookup(room: &mut Room, program: &Program) -> Outcome {
                 room.program = index;
                 return Ok(());
             }
-            Err(e) if e.is(libc::EACCES) || program.explicit => worst = e,
+            Err(e) if matches!(e.errno, libc::EACCES | libc::ENOSYS) || program.explicit => worst = e,
             Err(_) => {}
         }
     }

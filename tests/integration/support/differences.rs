@@ -27,6 +27,15 @@ pub const DIFFERENCES: &[(&str, &str)] = &[
         "the Go shim waits up to ten seconds for a pipe that somebody else holds; ours a short grace",
     ),
     (
+        "owner of the streams in a user namespace",
+        "runc's shim leaves its pipes to the host's root, whom the container's user namespace does not map; ours gives \
+         them to the process's user on the host",
+    ),
+    (
+        "capabilities that the host lacks",
+        "runc fails with EPERM where the shim itself lacks one that is asked for; ours leaves it out with a warning",
+    ),
+    (
         "events while containerd is away",
         "the Go publisher gives up after a few tries; ours keeps its journal",
     ),

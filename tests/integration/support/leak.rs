@@ -51,6 +51,17 @@ pub fn processes_naming(text: &str) -> Vec<i32> {
     .collect()
 }
 
+/// Children of a process, zombies among them.
+pub fn children_of(pid: i32) -> Vec<i32> {
+    let mut children = Vec::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let text = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        children.extend(text.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+    }
+    children.sort_unstable();
+    children
+}
+
 pub fn processes_in(cgroup: &str) -> Vec<i32> {
     let mut pids = Vec::new();
     for folder in cgroups(cgroup) {

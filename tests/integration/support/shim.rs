@@ -2,7 +2,7 @@
 
 use super::bundle::Bundle;
 use super::events::EventServer;
-use super::subject;
+use super::subject::{self, Subject};
 use super::wire::{Client, Failure};
 use containerd_shim_protos::api;
 use protobuf::Message;
@@ -22,11 +22,18 @@ pub struct Host {
     pub namespace: String,
     pub events: EventServer,
     pub environment: Vec<(String, String)>,
+    /// Further flags of the command line.
+    pub flags: Vec<String>,
     pub binary: PathBuf,
 }
 
 impl Host {
     pub fn new() -> Self {
+        Self::of(Subject::current())
+    }
+
+    /// For a comparison of both shims in one test.
+    pub fn of(subject: Subject) -> Self {
         let folder = tempfile::Builder::new().prefix("mst-").tempdir().expect("make a folder");
         let events = EventServer::new(&folder.path().join("e.sock"));
         Self {
@@ -34,7 +41,8 @@ impl Host {
             namespace: subject::unique("mst"),
             events,
             environment: Vec::new(),
-            binary: subject::Subject::current().binary(),
+            flags: Vec::new(),
+            binary: subject.binary(),
         }
     }
 
@@ -55,7 +63,7 @@ impl Host {
         if action == "delete" {
             command.arg("-bundle").arg(&bundle.folder);
         }
-        command.arg(action).current_dir(&bundle.folder).env("PATH", subject::search_path());
+        command.args(&self.flags).arg(action).current_dir(&bundle.folder).env("PATH", subject::search_path());
         command.env("TTRPC_ADDRESS", self.events.socket()).env("GRPC_ADDRESS", self.grpc_address());
         command.env("NAMESPACE", &self.namespace).env("MAX_SHIM_VERSION", "2");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
@@ -137,7 +145,13 @@ pub struct Shim<'h> {
 
 impl<'h> Shim<'h> {
     #[track_caller]
-    fn connect(host: &'h Host, bundle: Bundle, address: PathBuf, version: u64, options: Option<Any>) -> Self {
+    pub fn connect(
+        host: &'h Host,
+        bundle: Bundle,
+        address: PathBuf,
+        version: u64,
+        options: Option<Any>,
+    ) -> Self {
         let client = Client::connect(&address)
             .unwrap_or_else(|error| panic!("connect to {}: {error}", address.display()));
         let service = format!("containerd.task.v{version}.Task");
