@@ -1,40 +1,89 @@
 #!/bin/bash
 # guest-init.sh: PID 1 of the guest that guest.sh boots. Makes the root usable, mounts a unified cgroup tree with all its
-# controllers switched on, runs the command, reaps what is orphaned, and switches the machine off.
-# Writable are only /run and the share. guest_share and guest_modules come from the kernel's command line.
+# controllers switched on, runs the command, reaps what is orphaned, and switches the machine off. With guest_pid1=systemd
+# it hands PID 1 to systemd instead, whose only service is `guest-init.sh command`.
+# Writable are only /run and the share. guest_share, guest_modules and guest_pid1 come from the kernel's command line.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb
 
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-mountpoint -q /dev || mount -t devtmpfs devtmpfs /dev
-mkdir -p /dev/pts /dev/shm /dev/mqueue
-mount -t devpts -o ptmxmode=0666 devpts /dev/pts
-mount -t tmpfs tmpfs /dev/shm
-mount -t tmpfs -o mode=755 tmpfs /run
-# busybox, because hostfs takes its path as the whole option string, and only the old mount(2) hands that over unparsed.
-busybox mount -t hostfs -o "$guest_share" none "$guest_share"
-mount -t cgroup2 cgroup2 /sys/fs/cgroup
-for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
-    echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control
-done
-for name in overlay veth; do
-    module=$(find "$guest_modules" -name "$name.ko*" -print -quit)
-    case $module in
-        *.xz) xz -dc "$module" >/run/module.ko && busybox insmod /run/module.ko ;;
-        *.ko) busybox insmod "$module" ;;
-    esac
-done
-busybox ip link set lo up
-echo guest >/proc/sys/kernel/hostname
+mounts() {
+    mount -t proc proc /proc
+    mount -t sysfs sysfs /sys
+    mountpoint -q /dev || mount -t devtmpfs devtmpfs /dev
+    mkdir -p /dev/pts /dev/shm /dev/mqueue
+    mount -t devpts -o ptmxmode=0666 devpts /dev/pts
+    mount -t tmpfs tmpfs /dev/shm
+    mount -t tmpfs -o mode=755 tmpfs /run
+    # busybox, because hostfs takes its path as the whole option string, and only the old mount(2) hands that over unparsed.
+    busybox mount -t hostfs -o "$guest_share" none "$guest_share"
+    mkdir -m 1777 /run/tmp
+}
 
-. "$guest_share/guest/environment"
-export TMPDIR=/run/tmp
-mkdir -m 1777 /run/tmp
-# The second console is guest.sh's standard output.
-busybox stty -F /dev/tty1 raw -echo
-bash "$guest_share/guest/command" </dev/null >/dev/tty1 2>&1 &
-wait $!
-echo $? >"$guest_share/guest/status"
-sync
-echo o >/proc/sysrq-trigger
-busybox poweroff -f
+unified_cgroups() {
+    mount -t cgroup2 cgroup2 /sys/fs/cgroup
+    for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
+        echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control
+    done
+}
+
+# Units in /run only, and none of those that an installed system would start: no journal, no udev, no login.
+systemd_units() {
+    local units=/run/systemd/system
+    mkdir -p $units/dbus.{socket,service}.d /run/systemd/system.conf.d
+    printf '[Manager]\nLogTarget=kmsg\nLogLevel=warning\nShowStatus=no\nDefaultTimeoutStopSec=10s\n' >/run/systemd/system.conf.d/guest.conf
+    printf '[Unit]\nDefaultDependencies=no\n' | tee $units/dbus.socket.d/guest.conf >$units/dbus.service.d/guest.conf
+    printf '[Unit]\nDefaultDependencies=no\nAllowIsolate=yes\nRequires=dbus.socket guest.service\n' >$units/guest.target
+    cat >$units/guest.service <<EOF
+[Unit]
+DefaultDependencies=no
+After=dbus.socket
+[Service]
+Type=oneshot
+Delegate=yes
+Environment=guest_share=$guest_share guest_modules=$guest_modules
+ExecStart=/bin/bash $0 command
+StandardInput=null
+StandardOutput=null
+StandardError=null
+TimeoutStartSec=infinity
+LimitNOFILE=65536
+TasksMax=infinity
+EOF
+}
+
+command() {
+    local name module
+    for name in overlay veth; do
+        module=$(find "$guest_modules" -name "$name.ko*" -print -quit)
+        case $module in
+            *.xz) xz -dc "$module" >/run/module.ko && busybox insmod /run/module.ko ;;
+            *.ko) busybox insmod "$module" ;;
+        esac
+    done
+    busybox ip link set lo up
+    echo guest >/proc/sys/kernel/hostname
+
+    . "$guest_share/guest/environment"
+    export TMPDIR=/run/tmp
+    # The second console is guest.sh's standard output.
+    busybox stty -F /dev/tty1 raw -echo
+    bash "$guest_share/guest/command" </dev/null >/dev/tty1 2>&1 &
+    wait $!
+    echo $? >"$guest_share/guest/status"
+    sync
+    echo o >/proc/sysrq-trigger
+    busybox poweroff -f
+}
+
+case ${1:-}:${guest_pid1:-} in
+    command:*) command ;;
+    *:systemd)
+        mounts
+        systemd_units
+        exec /usr/lib/systemd/systemd --unit=guest.target
+        ;;
+    *)
+        mounts
+        unified_cgroups
+        command
+        ;;
+esac

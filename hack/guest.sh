@@ -4,6 +4,7 @@
 #   guest.sh prepare              gets the kernel from Debian into target/guest
 #   guest.sh run FOLDER COMMAND   boots, runs COMMAND as root inside, copies its output, ends with its exit status;
 #                                 FOLDER is shared and can be written from inside
+#   GUEST_PID1=systemd            the machine's own systemd and dbus run the command as their only service
 set -euo pipefail
 . "$(dirname "$0")/debian.sh"
 home=$target/guest
@@ -43,7 +44,7 @@ run() {
     # The guest's memory is a file below TMPDIR; the console goes to descriptor 3 so that the kernel's own words stay apart.
     TMPDIR=$folder/guest timeout -k 5 "${GUEST_TIMEOUT:-1500}" "$home/linux" mem="${GUEST_MEMORY:-3072M}" \
         rootfstype=hostfs rootflags=/ ro init="$project/hack/guest-init.sh" \
-        guest_share="$folder" guest_modules="$home/usr/lib/uml/modules" \
+        guest_share="$folder" guest_modules="$home/usr/lib/uml/modules" guest_pid1="${GUEST_PID1:-}" \
         con=null con0=null,fd:2 con1=null,fd:3 quiet </dev/null 3>&1 2>"$folder/guest/console" >>"$folder/guest/console" || :
     [ ! -e "$folder/guest/status" ] || status=$(cat "$folder/guest/status")
     if [ -z "$status" ]; then

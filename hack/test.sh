@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # test.sh: everything that decides whether a change is good. Unit tests; the integration tests with containerd 1.6, 1.7
-# and 2.1; the same tests on a unified cgroup tree, in a guest; then a look at what the runs left behind.
+# and 2.1; the same tests on a unified cgroup tree, in a guest, and the shim's in one with systemd as PID 1; then a look at
+# what the runs left behind.
 # The last line is "N passed, N failed, N skipped" over all of it; the exit status is 0 only if nothing failed or leaked.
 #   CONTAINERD_UNDER_TEST=1.6|1.7|2.1|all    SHIM_UNDER_TEST=ours|runc    GUEST=no leaves the guest out
 #   Arguments go to the integration tests: names to choose by.
@@ -79,6 +80,14 @@ elif ! hack/guest.sh prepare; then
 else
     export CONTAINERD_UNDER_TEST=1.7
     counted guest hack/guest.sh run "$results" "$integration" "$@"
+    # Once more with systemd as PID 1, and every container in a scope of its own.
+    if (ensure_packages systemd dbus) && [ -x /usr/lib/systemd/systemd ]; then
+        [ $# -gt 0 ] || set -- api_
+        GUEST_PID1=systemd MYSHIM_TEST_CGROUPS=systemd \
+            counted guest-systemd hack/guest.sh run "$results" "$integration" "$@"
+    else
+        echo "guest-systemd: no systemd to run as PID 1" | tee -a "$MYSHIM_TEST_SKIPS"
+    fi
 fi
 
 step leaks

@@ -30,6 +30,8 @@ pub struct CreateRequest {
     pub stdio: [Option<OwnedFd>; 3],
     pub no_pivot_root: bool,
     pub no_new_keyring: bool,
+    /// The systemd driver whatever the form of the cgroups path.
+    pub systemd_cgroup: bool,
 }
 
 /// What Create gives.
@@ -64,7 +66,7 @@ fn attempt(request: CreateRequest, state: &mut State) -> Result<Created, Error> 
     let nothing = Linux::default();
     let linux = request.spec.linux().as_ref().unwrap_or(&nothing);
     let host = Host::get()?;
-    let cgroup = Cgroup::locate(linux.cgroups_path().as_deref(), &request.id, host)?;
+    let cgroup = Cgroup::locate(linux.cgroups_path().as_deref(), &request.id, host, request.systemd_cgroup)?;
     let rootfs = root_path(&request)?;
     cgroup.refuse_in_use()?;
     // ORDER: the state names mounts and cgroup before they exist.
@@ -75,8 +77,12 @@ fn attempt(request: CreateRequest, state: &mut State) -> Result<Created, Error> 
     fault!("create: state noted")?;
     rootfs::mount_all(&request.rootfs, &request.bundle.join("rootfs"))?;
     fault!("create: rootfs mounted")?;
+    // Without any resources the device rules that every container has still hold.
+    let resources = linux.resources().clone().unwrap_or_default();
+    let annotations = request.spec.annotations().clone().unwrap_or_default();
     // Somebody who came in between keeps what he has.
-    cgroup.create().inspect_err(|e| state.owns_cgroup = !e.is_in_use())?;
+    let seat = cgroup.occupy(&resources, &annotations, DevicePolicy::Enforce);
+    let seat = seat.inspect_err(|e| state.owns_cgroup = !e.is_in_use())?;
     fault!("create: cgroups made")?;
     if let Some(rdt) = linux.intel_rdt() {
         // ORDER: noted after it is made, for a group that was there before is not ours to remove.
@@ -91,13 +97,12 @@ fn attempt(request: CreateRequest, state: &mut State) -> Result<Created, Error> 
     let given = given(&request.spec, &rootfs, filter)?;
     let (mut inputs, for_exec) = inputs(&request, linux, &cgroup, rootfs, given)?;
     inputs.tasks.extend(state.resctrl.tasks()?.into_iter().map(Arc::new));
-    // Without any resources the device rules that every container has still hold.
-    let resources = linux.resources().clone().unwrap_or_default();
     cgroup.apply_early(&resources, DevicePolicy::Enforce)?;
     fault!("create: limits set")?;
     let plan = init::build(&request.spec, &inputs)?;
     let born = child::spawn(&plan)?;
     fault!("create: init cloned")?;
+    drop(seat);
     state.pid = Some(born.pid);
     state.start_time = state::start_time(born.pid);
     state.save(&request.bundle)?;
@@ -119,7 +124,7 @@ fn attempt(request: CreateRequest, state: &mut State) -> Result<Created, Error> 
         gate: Mutex::new(Some(Gate::new(born.socket, plan))),
         cgroup,
         hooks: request.spec.hooks().clone(),
-        annotations: request.spec.annotations().clone().unwrap_or_default(),
+        annotations,
         for_exec,
         state: Mutex::new(state.clone()),
     };

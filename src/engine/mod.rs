@@ -13,6 +13,7 @@ mod passwd;
 pub mod plan;
 mod resctrl;
 pub mod rootfs;
+mod rootless;
 pub mod seccomp;
 pub mod state;
 mod unsupported;

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::{capability, mount_options};
 
 /// What the engine carries out. One line to change when one is added.
-const SYSTEMD: bool = false;
-const SYSTEMD_USER: bool = false;
+const SYSTEMD: bool = true;
+const SYSTEMD_USER: bool = true;
 const RDMA: bool = true;
 const APPARMOR: bool = true;
 const SELINUX: bool = true;

@@ -133,6 +133,7 @@ fn engine_request(
         stdio: [ends.stdin, ends.stdout, ends.stderr],
         no_pivot_root: options.no_pivot_root,
         no_new_keyring: options.no_new_keyring,
+        systemd_cgroup: options.systemd_cgroup,
     }
 }
 

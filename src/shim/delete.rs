@@ -49,7 +49,8 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
 fn remove_stale_socket(bundle: &Path) {
     let Ok(address) = std::fs::read_to_string(bundle.join("address")) else { return };
     let path = address.trim().strip_prefix("unix://").unwrap_or_default();
-    let refused = sys::socket::connect_unix(path.as_bytes()).is_err_and(|e| e.is(libc::ECONNREFUSED));
+    let refused = sys::socket::connect_unix(path.as_bytes(), sys::socket::PATIENCE)
+        .is_err_and(|e| e.is(libc::ECONNREFUSED));
     if refused {
         // Somebody else may have been quicker: gone is what is wanted.
         let _ = std::fs::remove_file(path);

@@ -363,10 +363,6 @@ pub fn resolve(
     let request: Vec<_> = request.into_iter().cloned().collect();
     let resolved = options::resolve(&request, annotations).map_err(error::invalid_argument)?;
     resolved.warnings.iter().for_each(|warning| log::warn!("{warning}"));
-    if resolved.options.systemd_cgroup {
-        let remedy = "set SystemdCgroup = false, and give clients and kubelet the cgroupfs driver";
-        return Err(error::invalid_argument(format!("the systemd cgroup driver is not supported: {remedy}")));
-    }
     Ok(resolved.options)
 }
 

@@ -88,6 +88,12 @@ fn prctl(call: &'static str, option: i32, a: u64, b: u64) -> Result<i32> {
     check(call, r.into()).map(|r| r as i32)
 }
 
+/// geteuid(2).
+pub fn geteuid() -> u32 {
+    // SAFETY: takes nothing and cannot fail.
+    unsafe { libc::geteuid() }
+}
+
 /// prctl(2) `PR_CAPBSET_DROP`.
 pub fn capbset_drop(cap: u8) -> Result<()> {
     prctl("PR_CAPBSET_DROP", libc::PR_CAPBSET_DROP, cap.into(), 0).map(drop)

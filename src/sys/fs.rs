@@ -12,6 +12,11 @@ pub const CWD: BorrowedFd<'static> = {
     // SAFETY: AT_FDCWD is a sentinel the kernel understands, never closed; it is not -1.
     unsafe { BorrowedFd::borrow_raw(libc::AT_FDCWD) }
 };
+/// Standard input, whatever it is.
+pub const STDIN: BorrowedFd<'static> = {
+    // SAFETY: descriptor 0 is never closed, only replaced.
+    unsafe { BorrowedFd::borrow_raw(0) }
+};
 
 /// Takes ownership of a descriptor that a kernel call just returned.
 pub(super) fn own(fd: libc::c_long) -> OwnedFd {

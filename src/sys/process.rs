@@ -78,6 +78,13 @@ pub fn kill(pid: i32, signal: i32) -> Result<()> {
     check("kill", r.into()).map(drop)
 }
 
+/// prctl(2) `PR_SET_PDEATHSIG`: SIGKILL when the thread that cloned this process ends.
+pub fn die_with_parent() -> Result<()> {
+    // SAFETY: takes integers only.
+    let r = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    check("prctl", r.into()).map(drop)
+}
+
 /// `_exit(2)`.
 pub fn exit(status: i32) -> ! {
     // SAFETY: ends the process without running anything of it.

@@ -1,8 +1,9 @@
 //! The child's report socket: socketpair(2) of `SOCK_SEQPACKET`, send(2), recv(2), and descriptors by `SCM_RIGHTS` (unix(7)).
 
-use std::mem::{MaybeUninit, size_of};
+use std::mem::{MaybeUninit, offset_of, size_of};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
+use std::time::Duration;
 
 use super::error::check;
 use super::fs::own;
@@ -104,11 +105,12 @@ pub fn recv(sock: BorrowedFd<'_>, buf: &mut [u8]) -> Result<(usize, Option<Owned
     Ok((n as usize, fd))
 }
 
-/// How long a peer may take to accept a connection, and then to take each message, in seconds.
-const PATIENCE: i64 = 4;
+/// How long a peer may take to accept a connection, and then to take each message, where nothing else is said.
+pub const PATIENCE: Duration = Duration::from_secs(4);
 
-/// connect(2) of a new `AF_UNIX` stream socket to `path`. A peer that does not get round to it is `EAGAIN`.
-pub fn connect_unix(path: &[u8]) -> Result<OwnedFd> {
+/// connect(2) of a new `AF_UNIX` stream socket to `path`; an abstract name begins with a zero. A peer that does not get
+/// round to it, or later to a message, within `patience` is `EAGAIN`.
+pub fn connect_unix(path: &[u8], patience: Duration) -> Result<OwnedFd> {
     // SAFETY: sockaddr_un is plain data, for which all zeroes is valid.
     let mut addr: libc::sockaddr_un = unsafe { MaybeUninit::zeroed().assume_init() };
     addr.sun_family = libc::AF_UNIX as _;
@@ -121,16 +123,27 @@ pub fn connect_unix(path: &[u8]) -> Result<OwnedFd> {
     // SAFETY: takes integers only.
     let r = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
     let sock = own(check("socket", r.into())?);
-    let patience = libc::timeval { tv_sec: PATIENCE, tv_usec: 0 };
-    let (level, option) = (libc::SOL_SOCKET, libc::SO_SNDTIMEO);
-    let size = size_of::<libc::timeval>() as u32;
-    // SAFETY: patience is a live timeval of the size passed.
-    let r = unsafe { libc::setsockopt(sock.as_raw_fd(), level, option, (&raw const patience).cast(), size) };
-    check("setsockopt", r.into())?;
-    // SAFETY: addr is a live sockaddr_un of the size passed.
-    let r = unsafe {
-        libc::connect(sock.as_raw_fd(), (&raw const addr).cast(), size_of::<libc::sockaddr_un>() as u32)
-    };
+    set_send_timeout(&sock, patience)?;
+    let length = offset_of!(libc::sockaddr_un, sun_path) + path.len() + usize::from(path.first() != Some(&0));
+    // SAFETY: addr is a live sockaddr_un of at least the size passed.
+    let r = unsafe { libc::connect(sock.as_raw_fd(), (&raw const addr).cast(), length as u32) };
     check("connect", r.into())?;
     Ok(sock)
+}
+
+/// setsockopt(2) `SO_SNDTIMEO`, which connect(2) obeys too; zero is no limit.
+fn set_send_timeout(sock: &OwnedFd, limit: Duration) -> Result<()> {
+    let limit =
+        libc::timeval { tv_sec: limit.as_secs() as _, tv_usec: i64::from(limit.subsec_micros()) as _ };
+    // SAFETY: limit is a live timeval of the size passed.
+    let r = unsafe {
+        libc::setsockopt(
+            sock.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_SNDTIMEO,
+            (&raw const limit).cast(),
+            size_of::<libc::timeval>() as u32,
+        )
+    };
+    check("setsockopt", r.into()).map(drop)
 }

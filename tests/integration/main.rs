@@ -25,6 +25,7 @@ mod api_spec;
 mod api_start;
 mod api_stdio;
 mod api_stop;
+mod api_systemd;
 mod api_userns;
 mod api_view;
 mod ctr_run;

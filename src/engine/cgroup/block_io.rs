@@ -99,7 +99,7 @@ fn io_max(key: &str, device: &LinuxThrottleDevice) -> String {
 }
 
 /// The spec's 10..=1000 stretched over io.weight's 1..=10000, as runc does.
-fn io_weight(weight: u16) -> u16 {
+pub(super) fn io_weight(weight: u16) -> u16 {
     let weight = u32::from(weight.clamp(10, 1000));
     (1 + (weight - 10) * 9999 / 990) as u16
 }

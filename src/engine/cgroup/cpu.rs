@@ -8,7 +8,7 @@ use super::error::{Error, Result};
 use super::{Cgroup, Place, file};
 
 /// cgroup2's documented default of `cpu.max`, in microseconds.
-const DEFAULT_PERIOD: u64 = 100_000;
+pub(super) const DEFAULT_PERIOD: u64 = 100_000;
 
 pub(super) fn apply(cgroup: &Cgroup, cpu: &LinuxCpu) -> Result<()> {
     cpuset(cgroup, cpu)?;
@@ -175,7 +175,7 @@ fn cpu_max(now: &str, quota: Option<i64>, period: Option<u64>) -> String {
 
 /// COMPAT: runc's conversion since 1.3.2: a curve through shares 2, 1024, 262144 and weights 1, 100, 10000, so that
 /// the two defaults meet (the old straight line made 39 of 1024).
-fn weight_of_shares(shares: u64) -> u64 {
+pub(super) fn weight_of_shares(shares: u64) -> u64 {
     if shares <= 2 {
         return 1;
     }

@@ -1,14 +1,48 @@
 //! Making the container's cgroup in every hierarchy. What a failed creation has made is removed again.
 
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::LinuxResources;
+
 use super::error::{Error, Result};
-use super::{Cgroup, Dir, Mode, file, procs};
+use super::systemd::{self, Seat};
+use super::{Cgroup, DevicePolicy, Dir, Mode, file, procs};
 use crate::sys::fault::fault;
 
 impl Cgroup {
+    /// Makes the cgroup, with systemd's help where a unit is wanted: the process that then holds it must live until init
+    /// is born there.
+    pub fn occupy(
+        &self,
+        r: &LinuxResources,
+        annotations: &HashMap<String, String>,
+        policy: DevicePolicy,
+    ) -> Result<Option<Seat>> {
+        let Some(unit) = self.unit() else { return self.create().map(|()| None) };
+        let seat = systemd::start(unit, r, annotations, policy, self.v1().is_empty())?;
+        self.complete().inspect_err(|_| {
+            // The scope goes with the process that holds it, if not by this.
+            let _ = systemd::stop(unit);
+        })?;
+        Ok(Some(seat))
+    }
+
+    /// Makes the directories of controllers that systemd does not use itself.
+    fn complete(&self) -> Result<()> {
+        self.v1().iter().try_for_each(|dir| {
+            mkdir_all(&dir.mount, &dir.dir, &mut Vec::new())?;
+            if dir.controllers.iter().any(|c| c == "cpuset") {
+                inherit_cpuset(&dir.mount, &dir.dir)
+            } else {
+                Ok(())
+            }
+        })?;
+        self.unified().map_or(Ok(()), |dir| domain_or_explain(&dir.dir))
+    }
+
     /// Makes the cgroup. Directories may exist already, but not with processes in them or frozen: limits would
     /// be taken over from a stranger, and the container could never start.
     pub fn create(&self) -> Result<()> {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::systemd::BusError;
 use crate::sys;
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -17,11 +18,13 @@ pub enum Error {
     NoCgroups,
     #[error("cgroups path {path:?}: {reason}")]
     Path { path: String, reason: &'static str },
-    #[error(
-        "cgroups path {0:?} is in the form of the systemd driver (slice:prefix:name), which is not supported; \
-         use the cgroupfs driver and a path"
-    )]
-    Systemd(String),
+    /// systemd was asked to do something with a unit, and it came to nothing.
+    #[error("{doing} systemd unit {unit}: {cause}{remedy}")]
+    Unit { doing: &'static str, unit: String, cause: BusError, remedy: &'static str },
+    #[error("annotation {key} = {value}: {reason}")]
+    Annotation { key: String, value: String, reason: String },
+    #[error("make the process that holds the systemd unit until init is there: {0}")]
+    Seat(sys::Error),
     #[error("container's cgroup is not empty: {path:?} holds {count} process(es), {first} among them")]
     NotEmpty { path: PathBuf, count: usize, first: Process },
     #[error("container's cgroup {0:?} is frozen; thaw it or use another cgroups path")]
@@ -94,7 +97,8 @@ impl fmt::Display for Rest<'_> {
 impl Error {
     /// The cgroup belongs to somebody else.
     pub fn is_in_use(&self) -> bool {
-        matches!(self, Self::NotEmpty { .. } | Self::Frozen(_))
+        // A scope that could not be started left with the process that was to hold it; one of that name is another's.
+        matches!(self, Self::NotEmpty { .. } | Self::Frozen(_) | Self::Unit { doing: "start", .. })
     }
 
     pub(super) fn file(call: &'static str, path: impl Into<PathBuf>, e: &io::Error) -> Self {
@@ -117,6 +121,22 @@ impl Error {
             _ => "",
         };
         Self::Filter { doing, path: path.to_owned(), cause, remedy }
+    }
+
+    pub(super) fn unit(doing: &'static str, unit: &str, cause: BusError) -> Self {
+        let refusal = if let BusError::Refused { name, .. } = &cause { name.as_str() } else { "" };
+        let remedy = match refusal.rsplit('.').next() {
+            Some("UnitExists") => "; a unit of that name is running: remove its container, or use another id",
+            Some("PropertyReadOnly") => {
+                "; systemd 244 or later is needed, and an annotation must name a property of scopes"
+            }
+            Some("AccessDenied" | "InteractiveAuthorizationRequired") => {
+                "; an ordinary user needs a systemd of its own: set XDG_RUNTIME_DIR, and see loginctl enable-linger"
+            }
+            _ if refusal.is_empty() => "; the cgroupfs driver does without systemd",
+            _ => "",
+        };
+        Self::Unit { doing, unit: unit.to_owned(), cause, remedy }
     }
 
     /// The errno of a failed call on a file, 0 for every other error.

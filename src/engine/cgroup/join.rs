@@ -98,7 +98,7 @@ mod tests {
     fn a_process_outside_our_cgroup_is_not_followed() {
         let Some(host) = testing::host() else { return };
         let Some(hierarchy) = host.unified() else { return };
-        let cgroup = Cgroup::locate(Some(Path::new("/not-there")), "c", host).unwrap();
+        let cgroup = Cgroup::locate(Some(Path::new("/not-there")), "c", host, false).unwrap();
         let ours = cgroup.unified().unwrap();
         assert_eq!(init_dir(ours, hierarchy, std::process::id() as i32).unwrap(), ours.dir);
     }

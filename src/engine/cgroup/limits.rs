@@ -1,8 +1,11 @@
 //! `linux.resources` onto the cgroup: which controller each limit needs, and the order.
 
+use std::time::Duration;
+
 use oci_spec::runtime::LinuxResources;
 
 use super::error::{Error, Result};
+use super::systemd::{self, Part};
 use super::{Cgroup, DevicePolicy, Place, block_io, cpu, create, devices, file, memory};
 
 impl Cgroup {
@@ -25,6 +28,20 @@ impl Cgroup {
 
     /// Sets the memory limits and the unified map.
     pub fn apply_memory(&self, r: &LinuxResources) -> Result<()> {
+        self.tell_systemd(r, Part::Late)?;
+        self.write_memory(r)
+    }
+
+    /// ORDER: systemd first; the files, which know more, have the last word.
+    fn tell_systemd(&self, r: &LinuxResources, part: Part) -> Result<()> {
+        let Some(unit) = self.unit() else { return Ok(()) };
+        if let Some(memory) = r.memory() {
+            memory::check(self, memory)?;
+        }
+        systemd::set(unit, r, part, self.v1().is_empty())
+    }
+
+    fn write_memory(&self, r: &LinuxResources) -> Result<()> {
         if let Some(memory) = r.memory() {
             memory::apply(self, memory)?;
         }
@@ -34,11 +51,27 @@ impl Cgroup {
 
     /// Changes the limits that are given on a running container; device rules only when there are any.
     pub fn update(&self, r: &LinuxResources) -> Result<()> {
-        if let Some(rules) = r.devices().as_deref().filter(|rules| !rules.is_empty()) {
+        let rules = r.devices().as_deref().filter(|rules| !rules.is_empty());
+        match rules.is_some() && self.unit().is_some() && !self.v1().is_empty() {
+            true => self.frozen(|| self.tell_systemd(r, Part::All))?,
+            false => self.tell_systemd(r, Part::All)?,
+        }
+        if let Some(rules) = rules {
             devices::apply(self, rules)?;
         }
         self.apply_plain(r)?;
-        self.apply_memory(r)
+        self.write_memory(r)
+    }
+
+    /// COMPAT: systemd replaces the device rules of a v1 cgroup by denying everything first. Nobody is to run meanwhile.
+    fn frozen(&self, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        let thaw = !self.is_frozen()?;
+        if thaw {
+            self.freeze(Duration::from_secs(2))?;
+        }
+        let done = work();
+        let thawed = if thaw { self.thaw() } else { Ok(()) };
+        done.and(thawed)
     }
 
     fn apply_plain(&self, r: &LinuxResources) -> Result<()> {
@@ -180,8 +213,6 @@ fn unified(cgroup: &Cgroup, r: &LinuxResources) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::testing;
     use super::*;
 

@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::error::{Error, Result};
 use super::host::{Hierarchy, Host};
+use super::systemd::{Owner, Unit, manager_cgroup};
 use super::{Cgroup, Dir, file};
 
 /// `linux.cgroupsPath` by driver.
@@ -22,15 +23,25 @@ pub enum CgroupsPath {
 }
 
 impl CgroupsPath {
-    /// Reads the spec's path; without one the container's id is the name.
-    pub fn parse(path: Option<&Path>, id: &str) -> Result<CgroupsPath> {
-        let path = path.filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(id));
+    /// Reads the spec's path; without one the container's id is the name. `systemd` is the option SystemdCgroup.
+    pub fn parse(path: Option<&Path>, id: &str, systemd: bool) -> Result<CgroupsPath> {
+        let given = path.filter(|p| !p.as_os_str().is_empty());
+        if systemd && given.is_none() {
+            // COMPAT: runc's name for a scope that nobody named.
+            return Ok(Self::Systemd { slice: String::new(), prefix: "runc".into(), name: id.to_owned() });
+        }
+        let path = given.unwrap_or(Path::new(id));
         let text = path.to_string_lossy();
         if !text.starts_with('/')
             && let [slice, prefix, name] = text.split(':').collect::<Vec<_>>()[..]
         {
             let (slice, prefix, name) = (slice.to_owned(), prefix.to_owned(), name.to_owned());
             return Ok(Self::Systemd { slice, prefix, name });
+        }
+        if systemd {
+            let reason =
+                "SystemdCgroup is set, and systemd's form is slice:prefix:name; give such a path, or none";
+            return Err(Error::Path { path: text.into_owned(), reason });
         }
         let clean = clean(path)?;
         Ok(if path.is_absolute() { Self::Absolute(clean) } else { Self::Relative(clean) })
@@ -56,15 +67,27 @@ fn clean(path: &Path) -> Result<PathBuf> {
 
 impl Cgroup {
     /// Names the container's cgroup in every hierarchy of `host`.
-    pub fn locate(cgroups_path: Option<&Path>, id: &str, host: &Host) -> Result<Cgroup> {
-        let (inner, own) = match CgroupsPath::parse(cgroups_path, id)? {
+    pub fn locate(cgroups_path: Option<&Path>, id: &str, host: &Host, systemd: bool) -> Result<Cgroup> {
+        let (inner, own) = match CgroupsPath::parse(cgroups_path, id, systemd)? {
             CgroupsPath::Absolute(inner) => (inner, None),
             CgroupsPath::Relative(inner) => (inner, Some(file::read(Path::new("/proc/self"), "cgroup")?)),
             CgroupsPath::Systemd { slice, prefix, name } => {
-                return Err(Error::Systemd(format!("{slice}:{prefix}:{name}")));
+                let unit = Unit::new(&slice, &prefix, &name, Owner::of_this_process())?;
+                return Self::of_scope(unit, host);
             }
         };
         Ok(Self::at(&inner, own.as_deref(), host))
+    }
+
+    /// Where systemd puts the scope's cgroup: below its slice, in every hierarchy alike.
+    fn of_scope(unit: Unit, host: &Host) -> Result<Cgroup> {
+        if unit.owner == Owner::User && !host.v1_hierarchies().is_empty() {
+            let reason = "an ordinary user's systemd has no limits to give on cgroup v1; it needs cgroup v2";
+            return Err(Error::Path { path: unit.name, reason });
+        }
+        let inner = manager_cgroup(unit.owner)?.join(unit.path());
+        let all = Self::at(&inner, None, host);
+        Ok(Cgroup::of_unit(all.v1().to_vec(), all.unified().cloned(), unit))
     }
 
     fn at(inner: &Path, own: Option<&str>, host: &Host) -> Cgroup {
@@ -120,7 +143,7 @@ mod tests {
     #[test]
     fn an_absolute_path_starts_at_every_mount_root() {
         let host = Host::parse(HYBRID).unwrap();
-        let cgroup = Cgroup::locate(Some(Path::new("/default//./c1")), "c1", &host).unwrap();
+        let cgroup = Cgroup::locate(Some(Path::new("/default//./c1")), "c1", &host, false).unwrap();
         assert_eq!(
             dirs(&cgroup),
             ["/cg/cpu,cpuacct/default/c1", "/cg/systemd/default/c1", "/cg/unified/default/c1"]
@@ -154,12 +177,24 @@ mod tests {
     }
 
     #[test]
-    fn dot_dot_the_root_and_the_systemd_form_are_refused() {
+    fn dot_dot_and_the_root_are_refused() {
         let host = Host::parse(HYBRID).unwrap();
-        for bad in ["/a/../b", "/", "..", "system.slice:cri:c1"] {
-            assert!(Cgroup::locate(Some(Path::new(bad)), "c1", &host).is_err(), "{bad}");
+        for bad in ["/a/../b", "/", ".."] {
+            assert!(Cgroup::locate(Some(Path::new(bad)), "c1", &host, false).is_err(), "{bad}");
         }
-        let systemd = CgroupsPath::parse(Some(Path::new("a.slice:p:n")), "c1").unwrap();
-        assert!(matches!(systemd, CgroupsPath::Systemd { .. }));
+    }
+
+    #[test]
+    fn the_systemd_driver_is_known_by_the_form_of_the_path_and_by_the_option() {
+        let host = Host::parse(HYBRID).unwrap();
+        let place = |path: &str, option| {
+            Cgroup::locate(Some(Path::new(path)), "c1", &host, option).map(|cgroup| dirs(&cgroup)[1].clone())
+        };
+        for option in [false, true] {
+            assert_eq!(place("a-b.slice:p:n", option).unwrap(), "/cg/systemd/a.slice/a-b.slice/p-n.scope");
+        }
+        assert_eq!(place("", true).unwrap(), "/cg/systemd/system.slice/runc-c1.scope");
+        assert!(place("/default/c1", true).unwrap_err().to_string().contains("slice:prefix:name"));
+        assert!(place("no slice:p:n", false).is_err());
     }
 }

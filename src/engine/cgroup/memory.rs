@@ -20,6 +20,15 @@ pub(super) fn apply(cgroup: &Cgroup, memory: &LinuxMemory) -> Result<()> {
     }
 }
 
+/// Refuses, before anybody is told, a limit below what is used (`checkBeforeUpdate`).
+pub(super) fn check(cgroup: &Cgroup, memory: &LinuxMemory) -> Result<()> {
+    match cgroup.place("memory") {
+        Some(Place::V1(dir)) => check_usage(dir, "memory.usage_in_bytes", memory),
+        Some(Place::V2(dir)) => check_usage(dir, "memory.current", memory),
+        None => Ok(()),
+    }
+}
+
 /// COMPAT: 0 is "not set", as engines send it.
 fn given(value: Option<i64>) -> Option<i64> {
     value.filter(|v| *v != 0)
@@ -159,7 +168,7 @@ fn apply_v2(dir: &Path, m: &LinuxMemory) -> Result<()> {
 }
 
 /// The value of `memory.swap.max` for the spec's limit and sum of limit and swap.
-fn swap_v2(limit: Option<i64>, sum: Option<i64>) -> Result<Option<i64>> {
+pub(super) fn swap_v2(limit: Option<i64>, sum: Option<i64>) -> Result<Option<i64>> {
     let refuse =
         |sum: i64, reason| Err(Error::Value { field: "memory.swap", value: sum.to_string(), reason });
     match (limit, sum) {

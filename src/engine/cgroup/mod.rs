@@ -1,4 +1,4 @@
-//! A container's control groups: v1, hybrid and v2 with the cgroupfs driver.
+//! A container's control groups: v1, hybrid and v2, made by us (cgroupfs driver) or by systemd.
 //!
 //! A [`Cgroup`] is a set of directories, one per hierarchy, and nothing else: it can be written to a state file
 //! and killed or removed by a process that has never seen the container. Every operation asks for a controller
@@ -28,6 +28,7 @@ mod remove;
 mod stats;
 mod stats_v1;
 mod stats_v2;
+mod systemd;
 #[cfg(test)]
 mod testing;
 
@@ -43,6 +44,7 @@ pub use join::Join;
 pub use locate::CgroupsPath;
 pub use oom::OomWatch;
 pub use stats::{Stats, v1, v2};
+pub use systemd::Seat;
 
 /// The container's directory in one hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +64,9 @@ pub struct Cgroup(Arc<Places>);
 struct Places {
     v1: Vec<Dir>,
     unified: Option<Dir>,
+    /// The scope whose cgroup this is, with the systemd driver.
+    #[serde(default)]
+    unit: Option<systemd::Unit>,
 }
 
 impl From<Places> for Cgroup {
@@ -85,7 +90,15 @@ enum Place<'a> {
 
 impl Cgroup {
     fn new(v1: Vec<Dir>, unified: Option<Dir>) -> Self {
-        Places { v1, unified }.into()
+        Places { v1, unified, unit: None }.into()
+    }
+
+    fn of_unit(v1: Vec<Dir>, unified: Option<Dir>, unit: systemd::Unit) -> Self {
+        Places { v1, unified, unit: Some(unit) }.into()
+    }
+
+    fn unit(&self) -> Option<&systemd::Unit> {
+        self.0.unit.as_ref()
     }
 
     pub fn mode(&self) -> Mode {

@@ -6,15 +6,19 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::error::{Error, Result};
-use super::{Cgroup, procs};
+use super::{Cgroup, procs, systemd};
 
 impl Cgroup {
     /// Removes the cgroup from every hierarchy. A directory that is busy (the last process is still leaving) is
     /// retried until `limit` is over; all hierarchies are tried, and every error is told.
     pub fn remove(&self, limit: Duration) -> Result<()> {
+        let stopped = self.unit().map_or(Ok(()), systemd::stop);
         let deadline = Instant::now() + limit;
-        let errors = self.dirs().filter_map(|d| remove_dir(&d.dir, deadline).err()).collect();
-        Error::collect(errors)
+        let errors: Vec<_> = self.dirs().filter_map(|d| remove_dir(&d.dir, deadline).err()).collect();
+        // A systemd that does not answer keeps no container from going: the unit of an empty scope is collected
+        // when it comes round. It is to blame only for what stays.
+        let blamed = if errors.is_empty() { None } else { stopped.err() };
+        Error::collect(blamed.into_iter().chain(errors).collect())
     }
 }
 

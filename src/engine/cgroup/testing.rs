@@ -18,7 +18,7 @@ pub fn host() -> Option<&'static Host> {
 /// A cgroup of this test's own, not created yet.
 pub fn cgroup(name: &str) -> Option<Cgroup> {
     let path = format!("/myshim-test-{}-{name}", std::process::id());
-    Some(Cgroup::locate(Some(Path::new(&path)), name, host()?).unwrap())
+    Some(Cgroup::locate(Some(Path::new(&path)), name, host()?, false).unwrap())
 }
 
 /// A process that sleeps inside a cgroup.

@@ -44,6 +44,6 @@ fn document(pid: i32, metadata: &str, state: Value) -> Value {
 
 /// One connection, one message.
 fn send(path: &Path, document: &[u8], listener: BorrowedFd<'_>) -> crate::sys::Result<()> {
-    let agent = socket::connect_unix(path.as_os_str().as_bytes())?;
+    let agent = socket::connect_unix(path.as_os_str().as_bytes(), socket::PATIENCE)?;
     socket::send(agent.as_fd(), document, Some(listener))
 }

@@ -51,7 +51,10 @@ impl Bundle {
             ..api::Mount::default()
         };
         let unique = parent.file_name().and_then(|name| name.to_str()).expect("a plain name");
-        let cgroup = format!("/{}/{unique}-{id}", subject::run_name());
+        let cgroup = match subject::systemd_cgroups() {
+            true => format!("{}.slice:{unique}:{id}", subject::run_name()),
+            false => format!("/{}/{unique}-{id}", subject::run_name()),
+        };
         Self { folder, id: id.into(), config: config(arguments, &cgroup), mounts: vec![overlay] }
     }
 

@@ -4,9 +4,12 @@ use super::subject;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Every cgroup folder, in any hierarchy, whose path ends like this.
+/// Every cgroup folder, in any hierarchy, that a cgroups path names.
 pub fn cgroups(path: &str) -> Vec<PathBuf> {
-    let path = path.trim_start_matches('/');
+    let path = match path.split(':').collect::<Vec<_>>()[..] {
+        [slice, prefix, name] => slice_folder(slice).join(format!("{prefix}-{name}.scope")),
+        _ => path.trim_start_matches('/').into(),
+    };
     let root = Path::new("/sys/fs/cgroup");
     let mut hierarchies = vec![root.to_owned()];
     if !subject::cgroup_v2() {
@@ -15,7 +18,14 @@ pub fn cgroups(path: &str) -> Vec<PathBuf> {
             .map(|entry| entry.expect("entry").path())
             .collect();
     }
-    hierarchies.into_iter().map(|hierarchy| hierarchy.join(path)).filter(|folder| folder.is_dir()).collect()
+    hierarchies.into_iter().map(|hierarchy| hierarchy.join(&path)).filter(|folder| folder.is_dir()).collect()
+}
+
+/// systemd.slice(5): "foo-bar.slice" is a slice below "foo.slice".
+fn slice_folder(slice: &str) -> PathBuf {
+    let name = slice.strip_suffix(".slice").expect("a slice");
+    let ends = name.match_indices('-').map(|(end, _)| end).chain([name.len()]);
+    ends.map(|end| format!("{}.slice", &name[..end])).collect()
 }
 
 /// Mount points of this mount namespace that lie below a folder.

@@ -1,7 +1,7 @@
 //! Which shim is being tested, with which containerd, and under which names: everything that comes from outside.
 //!
 //! `SHIM_UNDER_TEST=ours|runc`, `SHIM_BINARY=path`, `CONTAINERD_UNDER_TEST=1.6|1.7|2.1`,
-//! `MYSHIM_TEST_RUN=name` (prefix of this run's cgroups), `MYSHIM_TEST_SKIPS=file` (gets a line for every skip).
+//! `MYSHIM_TEST_CGROUPS=systemd` (every container in a systemd scope), `MYSHIM_TEST_RUN=name` (prefix of this run's cgroups), `MYSHIM_TEST_SKIPS=file` (gets a line for every skip).
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -114,6 +114,11 @@ pub fn unique(what: &str) -> String {
 
 pub fn cgroup_v2() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
+/// Whether containers are given to systemd, which then is PID 1.
+pub fn systemd_cgroups() -> bool {
+    std::env::var("MYSHIM_TEST_CGROUPS").is_ok_and(|driver| driver == "systemd")
 }
 
 /// Why no test of this crate can run here, if so.
