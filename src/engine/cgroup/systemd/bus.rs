@@ -78,17 +78,24 @@ impl Bus {
 
     /// EXTERNAL without an identity: the peer takes the socket's credentials. A uid of ours would be wrong in a user
     /// namespace, where the bus knows us by another one.
+    ///
+    /// ORDER: BEGIN goes with a question whose answer is waited for. systemd reads ahead while it authenticates, and a
+    /// message that it has got hold of that way it does not look at until the next one comes.
     fn authenticate(&mut self) -> Result<()> {
+        const REST: &str = "NEGOTIATE_UNIX_FD\r\nBEGIN\r\n";
         self.write(b"\0AUTH EXTERNAL\r\n")?;
         let mut answer = self.line()?;
         if answer == "DATA" || answer.starts_with("DATA ") {
-            self.write(b"DATA\r\n")?;
+            self.write(format!("DATA\r\n{REST}").as_bytes())?;
             answer = self.line()?;
+        } else if answer.starts_with("OK ") {
+            self.write(REST.as_bytes())?;
         }
         if !answer.starts_with("OK ") {
             return Err(self.malformed("it refuses to authenticate this user (EXTERNAL)"));
         }
-        self.write(b"BEGIN\r\n")
+        // Descriptors are neither sent nor wanted: whether it agrees is all the same.
+        self.line().map(drop)
     }
 
     /// A line of the authentication protocol. Byte by byte: what follows the last one is messages already.
