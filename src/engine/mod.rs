@@ -23,3 +23,6 @@ pub use create::{CreateRequest, Created, create};
 pub use error::Error;
 pub use exec::{ExecRequest, Executed};
 pub use idmap::to_host;
+
+#[cfg(test)]
+mod claims_tests;

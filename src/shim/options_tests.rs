@@ -145,3 +145,21 @@ fn a_bad_value_is_an_error_that_names_key_and_place() {
         assert!(needles.iter().all(|n| error.contains(n)), "{error}");
     }
 }
+
+/// What README's tables name, `-help` explains: it is the only manual page.
+#[test]
+fn every_option_and_annotation_of_readme_is_in_the_help_text() {
+    let (readme, help) = (include_str!("../../README.md"), include_str!("help.txt"));
+    let section = readme.split("\n## Options\n").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let rows =
+        section.expect("README has a section on options").lines().filter(|line| line.starts_with("| `"));
+    let mut seen = 0;
+    for row in rows {
+        let first = row.trim_start_matches('|').split('|').next().unwrap_or_default();
+        for name in first.split('`').skip(1).step_by(2) {
+            assert!(help.contains(name), "{name} is not in the help text");
+            seen += 1;
+        }
+    }
+    assert!(seen > 15, "{seen}");
+}

@@ -221,25 +221,6 @@ fn orphans_of_a_container_without_a_pid_namespace_are_reaped() {
     });
 }
 
-#[test]
-fn log_that_nobody_reads_stalls_nothing() {
-    needs_containers!();
-    let mut host = Host::new();
-    host.flags.push("-debug".into());
-    let bundle = host.bundle("a", "sleep 1000");
-    let log = bundle.folder.join("log");
-    crate::support::fifo::make(&log);
-    // Open, as containerd keeps it, and never read.
-    let _held = std::fs::OpenOptions::new().read(true).write(true).open(&log).expect("open");
-    let shim = host.start(bundle);
-    shim.run();
-    // A line each: more than a pipe holds.
-    for _ in 0..3000 {
-        shim.kill("", 0).expect("Kill with signal 0");
-    }
-    assert_eq!(shim.status(""), Status::RUNNING);
-}
-
 /// "Pids must never be empty while init lives, even if the workload moved itself to a sub-cgroup" (containerd#13784).
 #[test]
 fn pids_finds_a_workload_that_moved_to_a_sub_cgroup() {

@@ -230,3 +230,23 @@ fn bind_of_a_read_only_source_is_as_under_runc() {
         MOUNTS,
     );
 }
+
+/// "shares: specifies a relative share of CPU time"; on v2 the default of one is to be the default of the other.
+#[test]
+fn default_shares_are_the_default_weight_on_cgroup_v2() {
+    needs_containers!();
+    needs!(crate::support::subject::cgroup_v2(), "cpu.weight is of cgroup v2");
+    needs!(
+        !crate::support::differences::runc_differs("cpu.weight from shares"),
+        "an older runc converts otherwise"
+    );
+    let host = Host::new();
+    let mut bundle = host.bundle("a", "sleep 1000");
+    bundle.set("/linux/resources/cpu", json!({"shares": 1024}));
+    let shim = host.start(bundle);
+    shim.run();
+    let file = std::path::Path::new("/sys/fs/cgroup")
+        .join(shim.bundle.cgroup().trim_start_matches('/'))
+        .join("cpu.weight");
+    assert_eq!(std::fs::read_to_string(file).expect("cpu.weight").trim(), "100");
+}

@@ -1,0 +1,71 @@
+//! The shim's log: a line for every call at debug, failures in words once, and never a wait for its reader.
+
+use crate::needs;
+use crate::needs_containers;
+use crate::support::bundle::Bundle;
+use crate::support::fifo::{Sink, make};
+use crate::support::shim::Host;
+use crate::support::subject::ours;
+use containerd_shim_protos::api::Status;
+use serde_json::json;
+
+/// A bundle whose log is read by the test.
+fn logged(host: &Host, script: &str) -> (Bundle, Sink) {
+    let bundle = host.bundle("a", script);
+    let log = Sink::new(bundle.folder.join("log"));
+    (bundle, log)
+}
+
+#[test]
+fn every_call_is_a_line_with_its_duration_at_debug() {
+    needs_containers!();
+    needs!(ours(), "runc's shim has lines of its own");
+    let mut host = Host::new();
+    host.flags.push("-debug".into());
+    let (bundle, log) = logged(&host, "exit 3");
+    let shim = host.start(bundle);
+    shim.run();
+    shim.wait("").expect("Wait");
+    shim.delete("").expect("Delete");
+    for call in ["Create a: done in", "Start a: done in", "Delete a: done in"] {
+        log.wait_for(call);
+    }
+    let text = log.so_far();
+    let line = text.lines().find(|line| line.contains("Create a: done in")).expect("the line");
+    assert!(line.contains("level=debug") && line.contains("time="), "{line}");
+}
+
+#[test]
+fn failure_is_told_once_in_the_words_of_the_answer_and_calls_are_not_without_debug() {
+    needs_containers!();
+    needs!(ours(), "runc's shim has lines of its own");
+    let host = Host::new();
+    let (mut bundle, log) = logged(&host, "");
+    bundle.set("/process/args", json!(["/nonesuch"]));
+    let shim = host.start(bundle);
+    let failure = shim.create().expect_err("no such program");
+    log.wait_for("/nonesuch");
+    let text = log.so_far();
+    let words = failure.message.replace('"', "\\\"");
+    assert_eq!(text.matches(&words).count(), 1, "{words:?} in {text}");
+    assert!(!text.contains("level=debug"), "{text}");
+}
+
+#[test]
+fn log_that_nobody_reads_stalls_nothing() {
+    needs_containers!();
+    let mut host = Host::new();
+    host.flags.push("-debug".into());
+    let bundle = host.bundle("a", "sleep 1000");
+    let log = bundle.folder.join("log");
+    make(&log);
+    // Open, as containerd keeps it, and never read.
+    let _held = std::fs::OpenOptions::new().read(true).write(true).open(&log).expect("open");
+    let shim = host.start(bundle);
+    shim.run();
+    // A line each: more than a pipe holds.
+    for _ in 0..3000 {
+        shim.kill("", 0).expect("Kill with signal 0");
+    }
+    assert_eq!(shim.status(""), Status::RUNNING);
+}
