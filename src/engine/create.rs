@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType as Kind, LinuxPersonalityDomain, Spec};
 
-use super::cgroup::{Cgroup, DevicePolicy, Dir, Host, OomWatch};
+use super::cgroup::{Cgroup, Dir, Host, OomWatch};
 use super::child::{self, Born, Message};
 use super::container::{Container, ForExec, Gate, Process};
 use super::error::{Doing, Error};
@@ -16,7 +16,7 @@ use super::plan::init::{Inputs, Joined};
 use super::plan::{CgroupView, Fd, Given, HostMounts, Plan, Step, Sync, init};
 use super::rootfs::{self, RootfsMount};
 use super::state::{self, State};
-use super::{hooks, idmap, net_device, passwd, resctrl, seccomp};
+use super::{hooks, idmap, net_device, passwd, resctrl, rootless, seccomp};
 use crate::sys::fault::fault;
 use crate::sys::{fs, kernel, process};
 
@@ -62,11 +62,15 @@ pub fn create(request: CreateRequest) -> Result<Created, Error> {
     created
 }
 
-fn attempt(request: CreateRequest, state: &mut State) -> Result<Created, Error> {
+fn attempt(mut request: CreateRequest, state: &mut State) -> Result<Created, Error> {
+    if let Some(process) = request.spec.process_mut() {
+        rootless::restrict_oom_score(process);
+    }
     let nothing = Linux::default();
     let linux = request.spec.linux().as_ref().unwrap_or(&nothing);
     let host = Host::get()?;
-    let cgroup = Cgroup::locate(linux.cgroups_path().as_deref(), &request.id, host, request.systemd_cgroup)?;
+    let mut cgroup =
+        Cgroup::locate(linux.cgroups_path().as_deref(), &request.id, host, request.systemd_cgroup)?;
     let rootfs = root_path(&request)?;
     cgroup.refuse_in_use()?;
     // ORDER: the state names mounts and cgroup before they exist.
@@ -80,9 +84,15 @@ fn attempt(request: CreateRequest, state: &mut State) -> Result<Created, Error> 
     // Without any resources the device rules that every container has still hold.
     let resources = linux.resources().clone().unwrap_or_default();
     let annotations = request.spec.annotations().clone().unwrap_or_default();
+    let devices = rootless::device_policy();
     // Somebody who came in between keeps what he has.
-    let seat = cgroup.occupy(&resources, &annotations, DevicePolicy::Enforce);
-    let seat = seat.inspect_err(|e| state.owns_cgroup = !e.is_in_use())?;
+    let seat = match cgroup.occupy(&resources, &annotations, devices) {
+        Err(e) if rootless::goes_without_cgroup(linux, &e) => {
+            cgroup = Cgroup::none();
+            None
+        }
+        seat => seat.inspect_err(|e| state.owns_cgroup = !e.is_in_use())?,
+    };
     fault!("create: cgroups made")?;
     if let Some(rdt) = linux.intel_rdt() {
         // ORDER: noted after it is made, for a group that was there before is not ours to remove.
@@ -97,7 +107,7 @@ fn attempt(request: CreateRequest, state: &mut State) -> Result<Created, Error> 
     let given = given(&request.spec, &rootfs, filter)?;
     let (mut inputs, for_exec) = inputs(&request, linux, &cgroup, rootfs, given)?;
     inputs.tasks.extend(state.resctrl.tasks()?.into_iter().map(Arc::new));
-    cgroup.apply_early(&resources, DevicePolicy::Enforce)?;
+    cgroup.apply_early(&resources, devices)?;
     fault!("create: limits set")?;
     let plan = init::build(&request.spec, &inputs)?;
     let born = child::spawn(&plan)?;
@@ -203,6 +213,7 @@ fn inputs(
         cgroup: join.into.map(Arc::new),
         no_pivot_root: request.no_pivot_root,
         no_new_keyring: request.no_new_keyring,
+        rootless: rootless::is_rootless(),
         kcore: Path::new("/proc/kcore").exists(),
     };
     Ok((inputs, for_exec))

@@ -13,6 +13,7 @@ use super::error::Error;
 use super::passwd;
 use super::plan::exec::{Inputs, build};
 use super::plan::{Given, Plan, Sync};
+use super::rootless;
 use crate::sys::fault::fault;
 
 /// A process to add.
@@ -120,6 +121,7 @@ impl Container {
         let umask = process.user().umask().or(init.user().umask());
         process.user_mut().set_umask(umask);
         process.set_oom_score_adj(process.oom_score_adj().or(init.oom_score_adj()));
+        rootless::restrict_oom_score(&mut process);
         process.set_no_new_privileges(process.no_new_privileges().or(init.no_new_privileges()));
         process
     }

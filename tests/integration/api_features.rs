@@ -14,8 +14,6 @@ const NOT_CLAIMED: &[(&str, &str, &str)] = &[
     ("/mountOptions", "noacl", "as acl"),
     ("/mountOptions", "remount", "a mount of a new container has nothing to remount: refused"),
     ("/mountOptions", "tmpcopyup", LIMIT),
-    ("/linux/cgroup/systemd", "true", LIMIT),
-    ("/linux/cgroup/systemdUser", "true", LIMIT),
     ("/linux/seccomp/actions", "SCMP_ACT_NOTIFY", LIMIT),
     ("/linux/seccomp/archs", "SCMP_ARCH_LOONGARCH64", "this program runs on x86_64 and aarch64"),
     ("/linux/seccomp/archs", "SCMP_ARCH_MIPS", "as above"),

@@ -20,6 +20,7 @@ mod api_memory;
 mod api_net_devices;
 mod api_placement;
 mod api_resources;
+mod api_rootless;
 mod api_scheduling;
 mod api_seccomp;
 mod api_spec;

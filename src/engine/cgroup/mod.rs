@@ -93,6 +93,11 @@ impl Cgroup {
         Places { v1, unified, unit: None }.into()
     }
 
+    /// No cgroup at all: a rootless shim on a host that lets it make none. Nothing is limited, counted or frozen.
+    pub fn none() -> Self {
+        Self::new(Vec::new(), None)
+    }
+
     fn of_unit(v1: Vec<Dir>, unified: Option<Dir>, unit: systemd::Unit) -> Self {
         Places { v1, unified, unit: Some(unit) }.into()
     }

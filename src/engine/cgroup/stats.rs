@@ -1,8 +1,8 @@
 //! What a container uses, as plain numbers: one set for v1 hierarchies, one for cgroup2. The fields are those of
 //! containerd's metrics messages, under the same names; network and task counts are not the cgroup's to tell.
 
-use super::Cgroup;
 use super::error::Result;
+use super::{Cgroup, Host, Mode};
 
 /// A container's use of resources, in the terms of its kind of hierarchy.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +16,7 @@ impl Cgroup {
     pub fn stats(&self) -> Result<Stats> {
         match (self.v1().is_empty(), self.unified()) {
             (true, Some(dir)) => Ok(Stats::V2(Box::new(super::stats_v2::read(&dir.dir)?))),
+            (true, None) if Host::get()?.mode() == Mode::Unified => Ok(Stats::V2(Box::default())),
             _ => Ok(Stats::V1(Box::new(super::stats_v1::read(self)?))),
         }
     }

@@ -70,6 +70,7 @@ fn of_init(spec: &Spec, on_v1: bool) -> Plan {
         cgroup: (!on_v1).then(fd),
         no_pivot_root: false,
         no_new_keyring: false,
+        rootless: false,
         kcore: true,
     };
     init::build(spec, &inputs).expect("a plan")

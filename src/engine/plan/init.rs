@@ -31,6 +31,8 @@ pub struct Inputs {
     pub cgroup: Option<Fd>,
     pub no_pivot_root: bool,
     pub no_new_keyring: bool,
+    /// The shim may not make device nodes: the host's are bound.
+    pub rootless: bool,
     /// Does the host have /proc/kcore? Then /dev/core points there.
     pub kcore: bool,
 }
@@ -112,7 +114,7 @@ fn filesystems(
     let own_dev = !mounts::binds_dev(mounts);
     if own_dev {
         let given = linux.devices().as_deref().unwrap_or_default();
-        devices::append(plan, given, spaces.in_userns(), inputs.kcore)?;
+        devices::append(plan, given, spaces.in_userns() || inputs.rootless, inputs.kcore)?;
     }
     if let Some(process) = process {
         // COMPAT: runc makes a missing working directory.
