@@ -89,7 +89,7 @@ impl Host {
     /// `start`, then a connection.
     #[track_caller]
     pub fn start(&self, bundle: Bundle) -> Shim<'_> {
-        self.start_with(bundle, None)
+        self.start_with(bundle, systemd_option())
     }
 
     #[track_caller]
@@ -109,6 +109,13 @@ impl Host {
         assert!(output.status.success(), "delete failed: {output:?}");
         api::DeleteResponse::parse_from_bytes(&output.stdout).expect("a DeleteResponse on stdout")
     }
+}
+
+/// runc takes systemd's driver only if it is told to; ours knows it by the form of the cgroups path.
+fn systemd_option() -> Option<Any> {
+    let told = subject::systemd_cgroups() && !subject::ours();
+    let options = containerd_shim_protos::shim::oci::Options { systemd_cgroup: true, ..Default::default() };
+    told.then(|| any("containerd.runc.v1.Options", options.write_to_bytes().expect("encode")))
 }
 
 /// The socket's path and the version of the task service: a bare address means 2.
