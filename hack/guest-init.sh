@@ -52,7 +52,7 @@ EOF
 
 command() {
     local name module
-    for name in overlay veth; do
+    for name in overlay veth crc-ccitt ipv6; do
         module=$(find "$guest_modules" -name "$name.ko*" -print -quit)
         case $module in
             *.xz) xz -dc "$module" >/run/module.ko && busybox insmod /run/module.ko ;;
