@@ -12,7 +12,7 @@ use tokio::io::Interest;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use super::logger::Logger;
+use super::logger::{Logger, taken};
 use super::pump::{Pump, Sink, Source};
 use super::target::{Input, open_file, open_input, open_output, own_end, owned_pipe, watch};
 use super::terminal::Terminal;
@@ -206,13 +206,14 @@ impl Io {
 
     /// After the process's exit, before it is published: all that it wrote is out, or `limit` is over.
     pub async fn drained(&self, limit: Duration) {
-        let pumps: Vec<Weak<Pump>> = {
+        let (pumps, logged): (Vec<Weak<Pump>>, Vec<_>) = {
             let mut state = self.lock();
             state.exit = Some(Exit::Stuck);
             if let Tty::Attached(terminal) = &state.tty {
                 terminal.exited();
             }
-            state.outputs.iter().map(|task| task.pump.clone()).collect()
+            let logged = state.loggers.iter().flat_map(|logger| logger.reads.clone());
+            (state.outputs.iter().map(|task| task.pump.clone()).collect(), logged.collect())
         };
         let settled = timeout(limit, async {
             for pump in pumps {
@@ -220,6 +221,10 @@ impl Io {
                 if let Some(pump) = pump.upgrade() {
                     pump.settle().await;
                 }
+            }
+            // COMPAT: nerdctl's logger gives up what it has not read when it hears of the exit.
+            for read in logged {
+                taken(&read).await;
             }
         });
         if settled.await.is_ok() {

@@ -1,7 +1,7 @@
 //! The logger process of a `binary://` address: containerd's core/runtime/v2/logging protocol.
 //!
-//! It reads the process's stdout and stderr as descriptors 3 and 4 straight from the pipes, closes 5 when it is ready, and
-//! finds `CONTAINER_ID` and `CONTAINER_NAMESPACE` in an otherwise empty environment. One task watches it by pidfd, reaps
+//! It reads the process's stdout and stderr as descriptors 3 and 4 straight from the pipes (one that the process does not
+//! have is a pipe at its end: loggers poll, and /dev/null cannot be polled), closes 5 when it is ready, and finds `CONTAINER_ID` and `CONTAINER_NAMESPACE` in an otherwise empty environment. One task watches it by pidfd, reaps
 //! it, and ends it. The shim keeps the read ends too: when the logger dies before the workload, output is discarded
 //! rather than the workload killed by SIGPIPE.
 
@@ -11,6 +11,7 @@ use std::io::{Error as IoError, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
@@ -31,6 +32,8 @@ use crate::sys::{pipe, process};
 const READY: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 /// From SIGTERM to SIGKILL. Delete waits for it, and containerd's clean-up gives up after 5 s.
 const TERM: Duration = Duration::from_secs(3);
+/// Between two looks at a pipe that the logger has not emptied yet.
+const LOOK: Duration = Duration::from_millis(2);
 /// No descriptor of ours is below this while 0 to 5 are being filled.
 const ABOVE_STDIO: i32 = 16;
 
@@ -39,6 +42,8 @@ pub(super) struct Logger {
     /// Sends how long it may go on by itself.
     end: Option<oneshot::Sender<Duration>>,
     task: JoinHandle<()>,
+    /// The read ends that it shares with the shim.
+    pub reads: Vec<Arc<OwnedFd>>,
 }
 
 struct Child {
@@ -57,10 +62,10 @@ impl Logger {
         let child = Child::spawn(program, &output, child_ready, req)?;
         let (end, ended) = oneshot::channel();
         let path = child.path.clone();
-        let reads = output.into_iter().flatten().collect();
-        let task = tokio::spawn(supervise(child, ended, reads));
+        let reads: Vec<_> = output.into_iter().flatten().map(Arc::new).collect();
+        let task = tokio::spawn(supervise(child, ended, reads.clone()));
         // From here on a return drops the logger, and that ends it.
-        let logger = Self { end: Some(end), task };
+        let logger = Self { end: Some(end), task, reads };
         let ready = watch(own_end(ready)?, Interest::READABLE)?;
         match timeout(READY, said_ready(&ready)).await {
             Err(_) => Err(Error::LoggerTimeout { path, seconds: READY.as_secs() }),
@@ -78,6 +83,13 @@ impl Logger {
     }
 }
 
+/// Until the logger has read what is in its pipe. KERNEL: that a pipe has become empty is no event.
+pub(super) async fn taken(read: &OwnedFd) {
+    while pipe::readable_bytes(read.as_fd()).is_ok_and(|bytes| bytes > 0) {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 /// The byte of containerd's logging package; false = closed without one, as older loggers do.
 async fn said_ready(ready: &AsyncFd<File>) -> bool {
     let mut byte = [0];
@@ -90,7 +102,7 @@ async fn said_ready(ready: &AsyncFd<File>) -> bool {
     }
 }
 
-async fn supervise(child: Child, mut end: oneshot::Receiver<Duration>, reads: Vec<OwnedFd>) {
+async fn supervise(child: Child, mut end: oneshot::Receiver<Duration>, reads: Vec<Arc<OwnedFd>>) {
     tokio::select! {
         () = child.ended() => {
             let mut rest = reads.into_iter();
@@ -105,8 +117,10 @@ async fn supervise(child: Child, mut end: oneshot::Receiver<Duration>, reads: Ve
 }
 
 /// Reads what nobody else will, until its end.
-async fn discard(read: Option<OwnedFd>) {
-    let read = read.and_then(|fd| own_end(fd).ok()).and_then(|file| watch(file, Interest::READABLE).ok());
+async fn discard(read: Option<Arc<OwnedFd>>) {
+    let read = read
+        .and_then(|fd| own_end(fd.try_clone().ok()?).ok())
+        .and_then(|file| watch(file, Interest::READABLE).ok());
     if let Some(read) = read {
         Pump::new("logger", Source::Pipe(read), Sink::Null).run().await;
     }
@@ -167,7 +181,8 @@ fn spawn(
     req: &Request,
 ) -> Result<i32, IoError> {
     let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
-    let [out, err] = output.each_ref().map(|fd| fd.as_ref().map_or(null.as_fd(), AsFd::as_fd));
+    let (ended, _) = pipe::pipe()?;
+    let [out, err] = output.each_ref().map(|fd| fd.as_ref().map_or(ended.as_fd(), AsFd::as_fd));
     let null = null.as_fd();
     let mut held = Vec::with_capacity(6);
     let mut actions = PosixSpawnFileActions::init()?;

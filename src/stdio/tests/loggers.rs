@@ -58,6 +58,36 @@ async fn a_logger_holds_no_descriptor_but_its_six() {
     assert_eq!(few, [0, 1, 2, 3, 4, 5]);
 }
 
+/// Go's loggers poll what they read: epoll_ctl(2) refuses /dev/null with EPERM.
+#[tokio::test]
+async fn a_stream_that_is_not_there_is_a_pipe_at_its_end_for_the_logger() {
+    let client = Client::new();
+    let uri =
+        logger(&client, "exec 5>&-\n[ -p /proc/self/fd/4 ] && cat <&4 && echo end >$out\ncat <&3 >/dev/null");
+    let (ends, io) = open(&Request { stdout: uri, ..request() }).await.unwrap();
+    assert!(eventually(|| client.path("log").exists() && text(&client.path("log")) == "end\n").await);
+    drop(ends);
+    io.drained(SECOND).await;
+    io.close(SECOND).await;
+}
+
+/// What nerdctl's logger has not read when it hears of the exit is lost.
+#[tokio::test]
+async fn output_is_drained_once_its_logger_has_read_it() {
+    let client = Client::new();
+    let go = client.path("go");
+    let body = format!("exec 5>&-\nuntil [ -e {} ]; do sleep 0.02; done\ncat <&3 >/dev/null", go.display());
+    let (ends, io) = open(&Request { stdout: logger(&client, &body), ..request() }).await.unwrap();
+    file(ends.stdout).write_all(b"the last words").unwrap();
+    {
+        let mut drained = std::pin::pin!(io.drained(30 * SECOND));
+        assert!(tokio::time::timeout(SECOND / 10, drained.as_mut()).await.is_err(), "nobody has read it");
+        std::fs::write(go, "").unwrap();
+        drained.await;
+    }
+    io.close(SECOND).await;
+}
+
 #[tokio::test]
 async fn a_logger_that_hangs_is_killed() {
     let client = Client::new();
