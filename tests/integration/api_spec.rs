@@ -214,10 +214,13 @@ fn mounts_on_a_shared_volume_of_a_shared_rootfs_travel_both_ways() {
         shim.run();
         mount(&["mount", "-t", "tmpfs", "outside", volume.join("outside").to_str().expect("text")]);
         fs::write(volume.join("outside/file"), "").expect("write");
-        assert_eq!(shim.wait("").expect("Wait"), 0, "{word}: no shared root");
+        let status = shim.wait("").expect("Wait");
         shim.delete("").expect("Delete");
         let on_host = ["inside", "before"].map(|name| volume.join(name).join("file").exists());
         mount(&["umount", "-R", path]);
+        if !crate::support::differences::runc_differs("propagation of the root itself") {
+            assert_eq!(status, 0, "{word}: no shared root");
+        }
         assert_eq!(
             on_host,
             [true, true],
