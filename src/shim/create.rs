@@ -24,6 +24,9 @@ impl Tasks {
     pub async fn create(self, request: CreateTaskRequest) -> Outcome {
         let id = request.id.clone();
         self.set_used();
+        if self.is_closed() {
+            return Err(error::unavailable(format!("container {id}: this shim is ending, start another")));
+        }
         if self.contains(&id) {
             return Err(error::already_exists(format!("container {id}")));
         }

@@ -80,6 +80,12 @@ impl Inflight {
         operations.values().all(|pending| pending.borrow().is_some())
     }
 
+    /// Is something in flight under a key that `matches`?
+    pub fn any(&self, matches: impl Fn(&Key) -> bool) -> bool {
+        let operations = self.operations.lock().unwrap_or_else(|e| e.into_inner());
+        operations.iter().any(|(key, pending)| matches(key) && pending.borrow().is_none())
+    }
+
     /// Is there an operation, or a result nobody took, under `key`?
     pub fn has(&self, key: &Key) -> bool {
         self.operations.lock().unwrap_or_else(|e| e.into_inner()).contains_key(key)

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::options::Options;
 use super::publisher::Journal;
 use super::service::Service;
+use super::socket::Bound;
 use super::supervisor::register;
 use super::tasks::Tasks;
 use super::{reaper, stop};
@@ -73,7 +74,8 @@ async fn serve(args: ServeArgs, signals: OwnedFd) -> std::io::Result<()> {
     let journal = Journal::new(&args.ttrpc_address, &args.namespace);
     let (done, mut finished) = mpsc::unbounded_channel();
     let tasks = Tasks::new(args.namespace.clone(), journal.clone());
-    let mut server = server(&args, &tasks, done.clone())?;
+    let socket = Arc::new(Bound::new(args.socket_path.clone()));
+    let mut server = server(&args, &tasks, socket.clone(), done.clone())?;
     server.start().await.map_err(std::io::Error::other)?;
     let signals = register(signals, Interest::READABLE)?;
     let mut idle = std::pin::pin!(tokio::time::sleep(args.options.idle_timeout));
@@ -83,7 +85,7 @@ async fn serve(args: ServeArgs, signals: OwnedFd) -> std::io::Result<()> {
             _ = finished.recv() => break,
             () = &mut idle, if waiting => {
                 waiting = false;
-                if tasks.is_empty() && !tasks.was_used() {
+                if !tasks.was_used() && tasks.close_if_empty("") {
                     ::log::info!("no container was created within {:?}: ending", args.options.idle_timeout);
                     break;
                 }
@@ -100,18 +102,19 @@ async fn serve(args: ServeArgs, signals: OwnedFd) -> std::io::Result<()> {
             }
         }
     }
-    end(&args, &journal).await;
+    end(&socket, &journal).await;
     Ok(())
 }
 
 fn server(
     args: &ServeArgs,
     tasks: &Tasks,
+    socket: Arc<Bound>,
     done: mpsc::UnboundedSender<()>,
 ) -> std::io::Result<ttrpc::asynchronous::Server> {
     let listener = std::os::unix::net::UnixListener::from(args.listener.try_clone()?);
     let listener = ttrpc::asynchronous::transport::Listener::try_from(listener)?;
-    let service = Arc::new(Service::new(tasks.clone(), done));
+    let service = Arc::new(Service::new(tasks.clone(), socket, done));
     let server = ttrpc::asynchronous::Server::new().add_listener(listener);
     // COMPAT: containerd before 2.x and after a bare address asks for v2, later ones for v3; the messages are the same.
     let v2 = create_task(service.clone()).into_values().map(|methods| (V2.to_string(), methods)).collect();
@@ -119,15 +122,14 @@ fn server(
     Ok(server.register_service(v2).register_service(v3))
 }
 
-/// Last acts: containerd hears everything, and finds no socket that nobody serves.
-async fn end(args: &ServeArgs, journal: &Journal) {
+/// Last acts: nobody finds this shim any more, and containerd hears everything.
+async fn end(socket: &Bound, journal: &Journal) {
     let _ = fault!("Shutdown: begun");
+    socket.release();
+    let _ = fault!("Shutdown: socket gone");
     let lost = journal.flush(FLUSH).await;
     if lost > 0 {
         ::log::warn!("{lost} events could not be delivered before the shim ended");
     }
     let _ = fault!("Shutdown: events flushed");
-    // Gone already is what is wanted.
-    let _ = std::fs::remove_file(&args.socket_path);
-    let _ = fault!("Shutdown: socket gone");
 }

@@ -15,6 +15,7 @@ use super::error;
 use super::inflight::{Key, Outcome, Reply};
 use super::process::{Process, Status};
 use super::proto::{Any, ProcessDetails};
+use super::socket::Bound;
 use super::stats;
 use super::task::Task;
 use super::tasks::{Tasks, blocking};
@@ -29,6 +30,7 @@ const MAX_SIGNAL: u32 = 64;
 pub struct Service {
     tasks: Tasks,
     turns: Arc<Semaphore>,
+    socket: Arc<Bound>,
     /// Told when the shim has nothing left to do.
     done: tokio::sync::mpsc::UnboundedSender<()>,
 }
@@ -36,8 +38,8 @@ pub struct Service {
 type Answer<T> = ttrpc::Result<T>;
 
 impl Service {
-    pub fn new(tasks: Tasks, done: tokio::sync::mpsc::UnboundedSender<()>) -> Self {
-        Self { tasks, turns: Arc::new(Semaphore::new(IN_FLIGHT)), done }
+    pub fn new(tasks: Tasks, socket: Arc<Bound>, done: tokio::sync::mpsc::UnboundedSender<()>) -> Self {
+        Self { tasks, turns: Arc::new(Semaphore::new(IN_FLIGHT)), socket, done }
     }
 
     /// Runs a mutating operation so that it outlives the call, one at a time per key.
@@ -290,8 +292,10 @@ impl TaskService for Service {
         Ok(ConnectResponse { shim_pid: std::process::id(), task_pid, ..Default::default() })
     }
 
-    async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> Answer<Empty> {
-        if self.tasks.is_empty() {
+    async fn shutdown(&self, _: &TtrpcContext, r: ShutdownRequest) -> Answer<Empty> {
+        if self.tasks.close_if_empty(&r.id) {
+            // ORDER: before the answer: a `start` of the same id follows at once, and must not find a shim that ends.
+            self.socket.release();
             // The receiver is gone only when the shim is ending already.
             let _ = self.done.send(());
         }

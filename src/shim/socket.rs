@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest, Sha256};
 
@@ -39,6 +40,29 @@ pub enum Claim {
     Live,
 }
 
+/// The socket that this shim has bound.
+///
+/// Its name is taken away once and no more: the next shim of the group may have bound it anew.
+#[derive(Debug)]
+pub struct Bound {
+    path: PathBuf,
+    released: AtomicBool,
+}
+
+impl Bound {
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, released: AtomicBool::new(false) }
+    }
+
+    /// From here on a `start` does not find this shim; whoever is connected stays so.
+    pub fn release(&self) {
+        if !self.released.swap(true, Ordering::AcqRel) {
+            // Gone already is what is wanted.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
 /// `<dir>/<sha256 of "grpc_address/namespace/group">`.
 pub fn path(dir: &Path, grpc_address: &str, namespace: &str, group: &str) -> Result<PathBuf, SocketError> {
     let digest = Sha256::digest(format!("{grpc_address}/{namespace}/{group}"));
@@ -60,15 +84,21 @@ pub fn address(path: &Path) -> String {
 pub fn claim(path: &Path) -> Result<Claim, SocketError> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     let _turn = lock(dir)?;
-    match bind(path) {
-        Err(e) if e.kind() == ErrorKind::AddrInUse => {}
-        other => return other.map(Claim::Ours).map_err(failed("bind", path)),
+    loop {
+        match bind(path) {
+            Err(e) if e.kind() == ErrorKind::AddrInUse => {}
+            other => return other.map(Claim::Ours).map_err(failed("bind", path)),
+        }
+        match UnixStream::connect(path) {
+            Ok(_) => return Ok(Claim::Live),
+            Err(e) if e.kind() == ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path).map_err(failed("remove the stale socket", path))?;
+            }
+            // Its shim has released it this very moment: see `Bound`.
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => return Err(failed("connect to", path)(e)),
+        }
     }
-    if is_live(path).map_err(failed("connect to", path))? {
-        return Ok(Claim::Live);
-    }
-    std::fs::remove_file(path).map_err(failed("remove the stale socket", path))?;
-    bind(path).map(Claim::Ours).map_err(failed("bind", path))
 }
 
 /// One `start` at a time looks at the sockets of a directory.
@@ -95,15 +125,6 @@ fn bind(path: &Path) -> io::Result<OwnedFd> {
     let listener = UnixListener::bind(path);
     sys::fs::umask(before);
     listener.map(OwnedFd::from)
-}
-
-/// Whether somebody accepts connections at `path`.
-fn is_live(path: &Path) -> io::Result<bool> {
-    match UnixStream::connect(path) {
-        Ok(_) => Ok(true),
-        Err(e) if e.kind() == ErrorKind::ConnectionRefused => Ok(false),
-        Err(e) => Err(e),
-    }
 }
 
 fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SocketError {
@@ -152,6 +173,18 @@ mod tests {
         drop(first);
         assert!(path.exists());
         assert!(matches!(claim(&path).unwrap(), Claim::Ours(_)));
+    }
+
+    #[test]
+    fn a_released_socket_can_be_claimed_while_its_shim_still_listens_and_is_not_released_twice() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("x");
+        let _listener = claim(&path).unwrap();
+        let bound = Bound::new(path.clone());
+        bound.release();
+        assert!(matches!(claim(&path).unwrap(), Claim::Ours(_)));
+        bound.release();
+        assert!(path.exists(), "this is the next shim's");
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub fn begin(tasks: &Tasks, done: &mpsc::UnboundedSender<()>) {
         tasks.all().iter().for_each(|task| signal(task, libc::SIGKILL));
         return;
     }
+    tasks.close();
     log::info!("told to end: stopping {} containers", tasks.all().len());
     let (tasks, done) = (tasks.clone(), done.clone());
     tokio::spawn(async move {

@@ -35,6 +35,8 @@ pub struct Tasks {
     tasks: Arc<Mutex<HashMap<String, Arc<Task>>>>,
     /// Has there ever been a Create?
     used: Arc<AtomicBool>,
+    /// The shim is ending: no Create any more.
+    closed: Arc<AtomicBool>,
 }
 
 /// Runs blocking work on a thread of its own.
@@ -61,6 +63,7 @@ impl Tasks {
             inflight: Inflight::default(),
             tasks: Arc::default(),
             used: Arc::default(),
+            closed: Arc::default(),
         }
     }
 
@@ -79,10 +82,6 @@ impl Tasks {
         self.map().values().cloned().collect()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.map().is_empty()
-    }
-
     /// A Create has come: the shim is wanted.
     pub fn set_used(&self) {
         self.used.store(true, Ordering::Relaxed);
@@ -90,6 +89,24 @@ impl Tasks {
 
     pub fn was_used(&self) -> bool {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// Refuses every Create from now on, if there is no task and nobody makes one; `id` is whose Create does not count.
+    pub fn close_if_empty(&self, id: &str) -> bool {
+        let idle = self.map().is_empty() && !self.inflight.any(|key| key.0 == "Create" && key.1 != id);
+        if idle {
+            self.close();
+        }
+        idle
+    }
+
+    /// Refuses every Create from now on.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
     }
 
     pub fn insert(&self, task: Arc<Task>) {
