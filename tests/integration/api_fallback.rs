@@ -5,7 +5,7 @@
 
 use crate::needs;
 use crate::needs_containers;
-use crate::support::shim::{Host, Stdio3};
+use crate::support::shim::{Host, Shim, Stdio3, read_reply};
 use crate::support::subject::ours;
 use myshim::engine::seccomp;
 use myshim::sys::cred;
@@ -53,8 +53,15 @@ fn life() -> Option<String> {
     if !output.status.success() {
         return Some(String::from_utf8_lossy(&output.stderr).into_owned());
     }
-    let (socket, version) = crate::support::shim::read_reply(&String::from_utf8_lossy(&output.stdout));
-    let shim = crate::support::shim::Shim::connect(&host, bundle, socket, version, None);
+    let (socket, version) = read_reply(&String::from_utf8_lossy(&output.stdout));
+    let shim = Shim::connect(&host, bundle, socket.clone(), version, None);
+    let failure = first_failure(&host, shim);
+    // A shim or a delete that lacked a call may have left it.
+    let _ = std::fs::remove_file(socket);
+    failure
+}
+
+fn first_failure(host: &Host, shim: Shim<'_>) -> Option<String> {
     let lived = (|| {
         shim.create()?;
         shim.start("")?;
@@ -73,8 +80,6 @@ fn life() -> Option<String> {
     shim.run();
     shim.crash();
     let output = host.invoke(&shim.bundle, "delete", b"");
-    // A delete that could not look for its process leaves all for a better one.
-    let _ = std::fs::remove_file(&shim.address);
     (!output.status.success()).then(|| String::from_utf8_lossy(&output.stderr).into_owned())
 }
 

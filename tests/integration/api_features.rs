@@ -14,7 +14,7 @@ const NOT_CLAIMED: &[(&str, &str, &str)] = &[
     ("/mountOptions", "noacl", "as acl"),
     ("/mountOptions", "remount", "a mount of a new container has nothing to remount: refused"),
     ("/mountOptions", "tmpcopyup", LIMIT),
-    ("/linux/seccomp/actions", "SCMP_ACT_NOTIFY", LIMIT),
+    ("/linux/mountExtensions/idmap/enabled", "true", LIMIT),
     ("/linux/seccomp/archs", "SCMP_ARCH_LOONGARCH64", "this program runs on x86_64 and aarch64"),
     ("/linux/seccomp/archs", "SCMP_ARCH_MIPS", "as above"),
     ("/linux/seccomp/archs", "SCMP_ARCH_MIPS64", "as above"),

@@ -368,7 +368,7 @@ impl Drop for Shim<'_> {
             }
             let _ = self.delete("");
             self.shutdown();
-            let limit = std::time::Instant::now() + Duration::from_secs(2);
+            let limit = std::time::Instant::now() + super::SOON;
             while super::leak::alive(self.pid) && std::time::Instant::now() < limit {
                 std::thread::sleep(Duration::from_millis(5));
             }
