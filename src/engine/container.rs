@@ -3,15 +3,17 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use oci_spec::runtime::{self as spec, Hooks, Linux, LinuxNamespaceType as Kind, Spec};
 
 use super::cgroup::Cgroup;
-use super::child::{self, Message};
+use super::child::{self, Message, Progress};
 use super::error::{Doing, Error};
 use super::hooks::{self, Document, Inside};
+use super::plan::caps::{CAP_SYS_PTRACE, Wanted};
 use super::plan::init::Joined;
 use super::plan::{Fd, Given, Plan, Step, Sync};
 use super::seccomp::agent;
@@ -49,6 +51,11 @@ impl Process {
         process::waitid(self.pidfd.as_fd(), libc::WEXITED | libc::WNOHANG | libc::WNOWAIT).ok().flatten()
     }
 
+    /// Its name and state (proc_pid_stat(5)).
+    pub fn describe(&self) -> String {
+        super::cgroup::describe(self.pid).to_string()
+    }
+
     /// Reaps it if it has ended.
     pub fn reap(&self) -> Option<process::Exit> {
         process::waitid(self.pidfd.as_fd(), libc::WEXITED | libc::WNOHANG).ok().flatten()
@@ -71,6 +78,7 @@ pub struct Container {
 /// The report socket of an init that waits for Start, and the rest of its plan for error messages.
 pub(super) struct Gate {
     socket: OwnedFd,
+    progress: Progress,
     plan: Plan,
     /// How many steps are done and forgotten.
     done: usize,
@@ -79,11 +87,11 @@ pub(super) struct Gate {
 impl Gate {
     /// Keeps what is still to be done. The rest goes, and with it our copies of the process's descriptors: a stream
     /// ends when the process's own ends are closed.
-    pub(super) fn new(socket: OwnedFd, mut plan: Plan) -> Self {
+    pub(super) fn new(socket: OwnedFd, progress: Progress, mut plan: Plan) -> Self {
         let ready = |step: &Step| matches!(step, Step::Sync(Sync::Ready));
         let done = plan.steps.iter().position(ready).unwrap_or(0);
         let steps = plan.steps.split_off(done);
-        Self { socket, plan: Plan { steps, ..Plan::default() }, done }
+        Self { socket, progress, plan: Plan { steps, ..Plan::default() }, done }
     }
 
     /// Lets init go and waits until its program runs; `listens` gives a seccomp listener to its agent.
@@ -91,18 +99,23 @@ impl Gate {
         let go = || child::go(self.socket.as_fd()).doing(|| "telling init to start".into());
         go()?;
         loop {
-            match child::receive(self.socket.as_fd()).doing(|| "reading init's report".into())?.0 {
+            let received = child::receive(self.socket.as_fd(), self.progress);
+            let message = match received.doing(|| "reading init's report".into())?.0 {
                 Message::Closed => return Ok(()),
                 Message::Listener(number) => {
                     listens(number)?;
                     go()?;
+                    continue;
                 }
                 Message::Failed { step, call, errno, note } => {
-                    let step = step.saturating_sub(self.done);
-                    return Err(create::failure(&self.plan, &Message::Failed { step, call, errno, note }));
+                    Message::Failed { step: step.saturating_sub(self.done), call, errno, note }
                 }
-                message => return Err(create::failure(&self.plan, &message)),
-            }
+                Message::Late { step, limit } => {
+                    Message::Late { step: step.saturating_sub(self.done), limit }
+                }
+                message => message,
+            };
+            return Err(create::failure(&self.plan, &message));
         }
     }
 }
@@ -117,8 +130,11 @@ pub(super) struct ForExec {
     pub keyring: bool,
     pub personality: Option<u64>,
     pub memory_policy: Option<spec::LinuxMemoryPolicy>,
+    pub setup_within: Duration,
     /// Init's process without its arguments and environment: defaults for what an exec leaves out.
     pub process: spec::Process,
+    /// Somebody in the container's pid namespace may trace processes that are not its own.
+    pub tracers: AtomicBool,
     pub uid_map: Vec<spec::LinuxIdMapping>,
     pub gid_map: Vec<spec::LinuxIdMapping>,
 }
@@ -136,6 +152,9 @@ impl ForExec {
         let kinds = all.iter().filter(|kind| **kind != Kind::Pid).filter(ours).map(|kind| *kind as i32).sum();
         let mut process = spec.process().clone().unwrap_or_default();
         process.set_args(None).set_env(None);
+        let shared = joined.iter().any(|ns| ns.kind == Kind::Pid);
+        // KERNEL: in a user namespace the capability does not reach a process whose memory is the shim's (ptrace(2)).
+        let tracers = shared || may_trace(&process) && !all.contains(&Kind::User);
         Self {
             kinds,
             pidns: all.contains(&Kind::Pid),
@@ -145,15 +164,30 @@ impl ForExec {
             keyring: no_keyring.is_none(),
             personality: given.personality,
             memory_policy: given.memory_policy.clone(),
+            setup_within: given.setup_within,
             process,
+            tracers: tracers.into(),
             uid_map: linux.uid_mappings().clone().unwrap_or_default(),
             gid_map: linux.gid_mappings().clone().unwrap_or_default(),
+        }
+    }
+
+    /// A process with these capabilities joins the container.
+    pub(super) fn note_capabilities(&self, process: &spec::Process) {
+        if may_trace(process) && self.kinds & libc::CLONE_NEWUSER == 0 {
+            self.tracers.store(true, Ordering::Relaxed);
         }
     }
 
     pub(super) fn inside(&self, init: &Fd) -> Inside {
         Inside { init: init.clone(), kinds: self.kinds, pidns: self.pidns }
     }
+}
+
+/// May the process, or what it executes, trace others?
+fn may_trace(process: &spec::Process) -> bool {
+    let wanted = Wanted::new(process.capabilities().as_ref());
+    (wanted.bounding | wanted.sets.permitted | wanted.sets.inheritable) & CAP_SYS_PTRACE != 0
 }
 
 /// Is the joined namespace the shim's own? setns(2) to one's own user namespace is an error, to others pointless.
@@ -185,11 +219,18 @@ impl Container {
     pub fn start(&self) -> Result<(), Error> {
         let gate = self.gate.lock().unwrap_or_else(|e| e.into_inner()).take();
         let gate = gate.ok_or_else(|| Error::Gone("the container has been started already".into()))?;
+        let init = Some(&self.init.pidfd);
         let inside = self.for_exec.inside(&self.init.pidfd);
         let list = |f: fn(&Hooks) -> &Option<Vec<spec::Hook>>| {
             self.hooks.as_ref().and_then(|h| f(h).as_deref()).unwrap_or_default()
         };
-        hooks::run("startContainer", list(Hooks::start_container), &self.document("created"), Some(&inside))?;
+        hooks::run(
+            "startContainer",
+            list(Hooks::start_container),
+            &self.document("created"),
+            Some(&inside),
+            init,
+        )?;
         fault!("Start: hooks ran")?;
         let listens = |number| self.listens(&self.init, number, "created");
         gate.open(listens).inspect_err(|_| drop(self.init.signal(libc::SIGKILL)))?;
@@ -199,7 +240,7 @@ impl Container {
         }
         let _ = fault!("Start: gate open");
         // COMPAT: a failing poststart hook ends the container, as in runc.
-        hooks::run("poststart", list(Hooks::poststart), &self.document("running"), None)
+        hooks::run("poststart", list(Hooks::poststart), &self.document("running"), None, init)
             .inspect_err(|_| drop(self.init.signal(libc::SIGKILL)))
     }
 
@@ -308,7 +349,8 @@ pub fn poststop_of(spec: &Spec, id: &str, bundle: &Path) -> Vec<Error> {
 /// poststop hooks all run, whatever the one before did (runtime-spec, "Lifecycle", step 13).
 pub fn poststop(hooks: Option<&Hooks>, document: &[u8]) -> Vec<Error> {
     let list = hooks.and_then(|h| h.poststop().as_deref()).unwrap_or_default();
-    let one = |hook: &spec::Hook| hooks::run("poststop", std::slice::from_ref(hook), document, None).err();
+    let one =
+        |hook: &spec::Hook| hooks::run("poststop", std::slice::from_ref(hook), document, None, None).err();
     list.iter().filter_map(one).collect()
 }
 

@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType as Kind, LinuxPersonalityDomain, Spec};
 
+use super::abort::{Abort, Leftover};
 use super::cgroup::{Cgroup, Dir, Host, OomWatch};
 use super::child::{self, Born, Message};
 use super::container::{Container, ForExec, Gate, Process};
@@ -32,6 +34,10 @@ pub struct CreateRequest {
     pub no_new_keyring: bool,
     /// The systemd driver whatever the form of the cgroups path.
     pub systemd_cgroup: bool,
+    /// A child that has not reported for so long is given up.
+    pub setup_within: Duration,
+    /// Ends this Create early.
+    pub abort: Arc<Abort>,
 }
 
 /// What Create gives.
@@ -52,14 +58,17 @@ pub struct Created {
 pub fn create(request: CreateRequest) -> Result<Created, Error> {
     let bundle = request.bundle.clone();
     let mut state = State::new(&request.id);
-    let created = attempt(request, &mut state);
-    if created.is_err() {
-        // What cannot be cleared now is named in the state file, which `delete` reads.
-        if super::container::clear(&state).is_ok() {
+    attempt(request, &mut state).map_err(|error| match super::container::clear(&state) {
+        Ok(()) => {
             State::remove(&bundle);
+            error
         }
-    }
-    created
+        // It is named in the state file as well, which `delete` reads.
+        Err(why) => {
+            let rest = Box::new(Leftover { state, bundle });
+            Error::Stays { error: Box::new(error), why: Box::new(why), rest }
+        }
+    })
 }
 
 fn attempt(mut request: CreateRequest, state: &mut State) -> Result<Created, Error> {
@@ -104,13 +113,14 @@ fn attempt(mut request: CreateRequest, state: &mut State) -> Result<Created, Err
     let filter = linux.seccomp().as_ref().map(|profile| seccomp::compile(profile).map(Arc::new));
     let filter = filter.transpose().map_err(|e| Error::Spec(format!("linux.seccomp: {e}")))?;
     super::unsupported::check(&request.spec)?;
-    let given = given(&request.spec, &rootfs, filter)?;
+    let given = given(&request, &rootfs, filter)?;
     let (mut inputs, for_exec) = inputs(&request, linux, &cgroup, rootfs, given)?;
     inputs.tasks.extend(state.resctrl.tasks()?.into_iter().map(Arc::new));
     cgroup.apply_early(&resources, devices)?;
     fault!("create: limits set")?;
-    let plan = init::build(&request.spec, &inputs)?;
+    let plan = Plan { limit: Some(request.setup_within), ..init::build(&request.spec, &inputs)? };
     let born = child::spawn(&plan)?;
+    request.abort.born(&born.pidfd);
     fault!("create: init cloned")?;
     drop(seat);
     state.pid = Some(born.pid);
@@ -131,7 +141,7 @@ fn attempt(mut request: CreateRequest, state: &mut State) -> Result<Created, Err
         id: request.id,
         bundle: request.bundle,
         init: Process { pid: born.pid, pidfd: born.pidfd },
-        gate: Mutex::new(Some(Gate::new(born.socket, plan))),
+        gate: Mutex::new(Some(Gate::new(born.socket, born.progress, plan))),
         cgroup,
         hooks: request.spec.hooks().clone(),
         annotations,
@@ -149,7 +159,12 @@ fn root_path(request: &CreateRequest) -> Result<PathBuf, Error> {
 }
 
 /// What the identity part of the plan needs from the host.
-fn given(spec: &Spec, rootfs: &Path, filter: Option<Arc<seccomp::Filter>>) -> Result<Given, Error> {
+fn given(
+    request: &CreateRequest,
+    rootfs: &Path,
+    filter: Option<Arc<seccomp::Filter>>,
+) -> Result<Given, Error> {
+    let spec = &request.spec;
     let uid = spec.process().as_ref().map_or(0, |p| p.user().uid());
     let personality = spec.linux().as_ref().and_then(|l| l.personality().as_ref()).map(|p| p.domain());
     Ok(Given {
@@ -157,6 +172,8 @@ fn given(spec: &Spec, rootfs: &Path, filter: Option<Arc<seccomp::Filter>>) -> Re
         memory_policy: spec.linux().as_ref().and_then(|l| l.memory_policy().clone()),
         proc: host_proc()?,
         filter,
+        late_birth: false,
+        setup_within: request.setup_within,
         gate: true,
         home: passwd::home(rootfs, uid),
         apparmor: Path::new("/sys/module/apparmor/parameters/enabled").exists(),
@@ -173,11 +190,10 @@ fn persona(domain: LinuxPersonalityDomain) -> u64 {
 
 /// The shim's procfs, recognised by its magic and its root's inode number (CVE-2019-16884).
 pub fn host_proc() -> Result<Fd, Error> {
-    const PROC_SUPER_MAGIC: i64 = 0x9fa0;
     const PROC_ROOT_INO: u64 = 1;
     let doing = || "opening /proc".to_string();
     let proc = fs::openat(fs::CWD, c"/proc", libc::O_PATH | libc::O_DIRECTORY, 0).doing(doing)?;
-    let genuine = fs::fstatfs_magic(proc.as_fd()).doing(doing)? == PROC_SUPER_MAGIC
+    let genuine = fs::fstatfs_magic(proc.as_fd()).doing(doing)? == fs::PROC_SUPER_MAGIC
         && fs::fstat(proc.as_fd()).doing(doing)?.st_ino == PROC_ROOT_INO;
     if !genuine {
         return Err(Error::doing(doing(), "it is not the root of a procfs; mount one there"));
@@ -296,7 +312,7 @@ fn run_hooks(request: &CreateRequest, born: &Born, for_exec: &ForExec) -> Result
     let state = document.json();
     let prestart = hooks.prestart();
     for (moment, list) in [("prestart", prestart), ("createRuntime", hooks.create_runtime())] {
-        hooks::run(moment, list.as_deref().unwrap_or_default(), &state, None)?;
+        hooks::run(moment, list.as_deref().unwrap_or_default(), &state, None, Some(&born.pidfd))?;
     }
     let inside = for_exec.inside(&born.pidfd);
     hooks::run(
@@ -304,11 +320,16 @@ fn run_hooks(request: &CreateRequest, born: &Born, for_exec: &ForExec) -> Result
         hooks.create_container().as_deref().unwrap_or_default(),
         &state,
         Some(&inside),
+        Some(&born.pidfd),
     )
 }
 
 /// A message that is not what was hoped for, in words.
 pub fn failure(plan: &Plan, message: &Message) -> Error {
+    if let Message::Late { step, limit } = message {
+        let what = plan.steps.get(*step).map_or("set-up".into(), ToString::to_string);
+        return Error::doing(what, format!("not done within {} s: the process was killed", limit.as_secs()));
+    }
     let Message::Failed { step, call, errno, note } = message else {
         return Error::Gone("the process died during set-up".into());
     };

@@ -17,6 +17,8 @@ pub enum Error {
     Doing { what: String, cause: String },
     /// A cgroup operation failed.
     Cgroup(super::cgroup::Error),
+    /// A Create failed, and something of it cannot be cleared yet: why, and what.
+    Stays { error: Box<Error>, why: Box<Error>, rest: Box<super::Leftover> },
     /// The container's init (or the process) is gone.
     Gone(String),
 }
@@ -33,6 +35,7 @@ impl fmt::Display for Error {
             Self::Spec(text) | Self::Program(text) | Self::Gone(text) => f.write_str(text),
             Self::Doing { what, cause } => write!(f, "{what}: {cause}"),
             Self::Cgroup(e) => e.fmt(f),
+            Self::Stays { error, why, .. } => write!(f, "{error}; not yet cleared: {why}"),
             Self::Step { step, call, errno, detail } => {
                 let name = nix::errno::Errno::from_raw(*errno);
                 write!(f, "{step}: {call}: {name:?}: {}", name.desc())?;

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use oci_spec::runtime as spec;
 
@@ -12,7 +13,7 @@ use super::create::failure;
 use super::error::Error;
 use super::passwd;
 use super::plan::exec::{Inputs, build};
-use super::plan::{Given, Plan, Sync};
+use super::plan::{Given, Plan, Step, Sync};
 use super::rootless;
 use crate::sys::fault::fault;
 
@@ -37,15 +38,19 @@ impl Container {
     pub fn exec(&self, request: ExecRequest) -> Result<Executed, Error> {
         let process = self.complete(request.process);
         let shared = &self.for_exec;
+        // ORDER: noted first: from its own birth on the process may trace those that come after it.
+        shared.note_capabilities(&process);
         let terminal = process.terminal().unwrap_or(false);
         let given = Given {
             proc: shared.proc.clone(),
             filter: shared.filter.clone(),
+            late_birth: shared.pidns && shared.tracers.load(Ordering::Relaxed),
             gate: terminal,
             home: self.home(&process),
             apparmor: shared.apparmor,
             personality: shared.personality,
             memory_policy: shared.memory_policy.clone(),
+            setup_within: shared.setup_within,
         };
         let mut join = self.cgroup.join_of(self.init.pid)?;
         join.tasks.extend(self.resctrl()?);
@@ -66,8 +71,8 @@ impl Container {
     }
 
     fn run(&self, plan: &Plan) -> Result<Executed, Error> {
-        let born = child::spawn(plan)?;
-        match fault!("Exec: cloned").map_err(Error::from).and_then(|()| self.settle(plan, &born)) {
+        let mut born = child::spawn(plan)?;
+        match fault!("Exec: cloned").map_err(Error::from).and_then(|()| self.settle(plan, &mut born)) {
             Ok(terminal) => {
                 let process = Process { pid: born.pid, pidfd: born.pidfd };
                 Ok(Executed { process, terminal })
@@ -80,10 +85,18 @@ impl Container {
     }
 
     /// Follows the child until its program runs.
-    fn settle(&self, plan: &Plan, born: &Born) -> Result<Option<OwnedFd>, Error> {
+    fn settle(&self, plan: &Plan, born: &mut Born) -> Result<Option<OwnedFd>, Error> {
         let mut terminal = None;
+        let mut unborn = plan.steps.iter().any(|step| matches!(step, Step::Birth));
         loop {
             match born.next()? {
+                (Message::Born, pidfd) => {
+                    born.reborn(pidfd)?;
+                    unborn = false;
+                }
+                (Message::Closed, _) if unborn => {
+                    return Err(Error::Gone("the process died during set-up".into()));
+                }
                 (Message::Closed, _) => return Ok(terminal),
                 (Message::Reached(Sync::Ready), master) => {
                     terminal = master;

@@ -15,6 +15,8 @@ use super::plan::{Fd, Plan, Program, Step};
 use crate::sys::cred::Strings;
 use crate::sys::{fs, process};
 
+/// Seconds for a hook without a timeout. The spec has no limit; a Create that never ends would have nobody to blame.
+const WITHIN: i64 = 600;
 /// How much of a failed hook's output its error quotes.
 const QUOTED: u64 = 1024;
 
@@ -54,36 +56,53 @@ impl Document<'_> {
 
 /// Runs `hooks` of one `moment`, in order.
 ///
+/// The end of `init`, whom they prepare for, ends them too: so a Kill gets through to a hook that hangs.
+///
 /// # Errors
 /// The first that fails, with its output; the rest are not run.
-pub fn run(moment: &str, hooks: &[Hook], state: &[u8], inside: Option<&Inside>) -> Result<(), Error> {
+pub fn run(
+    moment: &str,
+    hooks: &[Hook],
+    state: &[u8],
+    inside: Option<&Inside>,
+    init: Option<&Fd>,
+) -> Result<(), Error> {
     hooks.iter().enumerate().try_for_each(|(index, hook)| {
         let name = format!("hooks.{moment}[{index}] {}", hook.path().display());
-        one(hook, state, inside).map_err(|e| Error::doing(name, e))
+        one(hook, state, inside, init).map_err(|e| Error::doing(name, e))
     })
 }
 
-fn one(hook: &Hook, state: &[u8], inside: Option<&Inside>) -> Result<(), Error> {
+fn one(hook: &Hook, state: &[u8], inside: Option<&Inside>, init: Option<&Fd>) -> Result<(), Error> {
     let output = memory()?;
     let plan = plan(hook, state, &output, inside)?;
     let born = child::spawn(&plan)?;
-    if let (Message::Failed { errno, .. }, _) = born.next()? {
+    let refused = match born.next()?.0 {
+        Message::Failed { errno, .. } => Some(nix::errno::Errno::from_raw(errno).desc().to_string()),
+        message @ Message::Late { .. } => Some(super::create::failure(&plan, &message).to_string()),
+        _ => None,
+    };
+    if let Some(reason) = refused {
         born.abandon();
-        return Err(Error::doing("cannot be started", nix::errno::Errno::from_raw(errno).desc()));
+        return Err(Error::doing("cannot be started", reason));
     }
-    let limit = hook
-        .timeout()
-        .filter(|seconds| *seconds > 0)
-        .map(|s| s.saturating_mul(1000).min(i32::MAX.into()) as i32);
-    let ended =
-        process::poll_in(born.pidfd.as_fd(), limit.unwrap_or(-1)).doing(|| "waiting for it".into())?;
+    let own = hook.timeout().filter(|seconds| *seconds > 0);
+    let seconds = own.unwrap_or(WITHIN);
+    let limit = seconds.saturating_mul(1000).min(i32::MAX.into()) as i32;
+    let fds = [Some(born.pidfd.as_fd()), init.map(|fd| fd.as_fd())];
+    let [ended, gone] = process::poll_either(fds, limit).doing(|| "waiting for it".into())?;
     if !ended {
+        // Its own children too: it leads a session, and its number is taken as long as it is not reaped.
+        let _ = process::kill(-born.pid, libc::SIGKILL);
         born.abandon();
-        let seconds = hook.timeout().unwrap_or_default();
-        return Err(Error::doing(
-            format!("did not end within its timeout of {seconds} s and was killed"),
-            quote(output),
-        ));
+        let why = match (gone, own) {
+            (true, _) => "was killed, because the container's init has ended".into(),
+            (_, Some(_)) => format!("did not end within its timeout of {seconds} s and was killed"),
+            (_, None) => {
+                format!("did not end within {seconds} s, having no timeout of its own, and was killed")
+            }
+        };
+        return Err(Error::doing(why, quote(output)));
     }
     let exit = process::waitid(born.pidfd.as_fd(), libc::WEXITED).doing(|| "reaping it".into())?;
     match exit.map(|e| e.status) {
@@ -115,7 +134,7 @@ fn plan(hook: &Hook, state: &[u8], output: &File, inside: Option<&Inside>) -> Re
     let envp = hook.env().iter().flatten().map(super::plan::c_string).collect::<Result<_, _>>()?;
     plan.steps.extend([
         Step::Setsid,
-        Step::CloseOnExec,
+        Step::CloseDescriptors,
         Step::Execve { program, argv: Strings::new(argv), envp: Strings::new(envp) },
     ]);
     Ok(plan)

@@ -1,5 +1,6 @@
 //! spec -> plan -> child -> container: the OCI runtime. Synchronous; knows no tokio, ttrpc or containerd.
 
+mod abort;
 pub mod cgroup;
 mod child;
 mod container;
@@ -18,6 +19,7 @@ pub mod seccomp;
 pub mod state;
 mod unsupported;
 
+pub use abort::{Abort, Leftover};
 pub use container::{Container, KILL_WITHIN, Process, bury, clear, poststop_of};
 pub use create::{CreateRequest, Created, create};
 pub use error::Error;

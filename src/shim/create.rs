@@ -42,10 +42,16 @@ impl Tasks {
             resolve(request.options.as_ref(), spec.annotations().as_ref().unwrap_or(&Default::default()))?;
         let streams = self.streams(&request, &spec, &options);
         let (ends, io) = stdio::open(&streams).await.map_err(error::invalid_argument)?;
-        let create = engine_request(&request, bundle.clone(), spec, ends, &options);
-        let created = match blocking(move || engine::create(create)).await? {
+        let abort = self.unfinished.begin(&id);
+        let create = engine_request(&request, bundle.clone(), spec, ends, &options, abort);
+        let created = blocking(move || engine::create(create)).await;
+        self.unfinished.end(&id);
+        let created = match created? {
             Ok(created) => created,
             Err(e) => {
+                if let engine::Error::Stays { rest, .. } = &e {
+                    self.unfinished.linger(&id, rest);
+                }
                 io.close(Duration::ZERO).await;
                 return Err(refuse(e));
             }
@@ -117,6 +123,7 @@ fn engine_request(
     mut spec: oci::spec::Spec,
     ends: stdio::ChildEnds,
     options: &Options,
+    abort: Arc<engine::Abort>,
 ) -> CreateRequest {
     if let Some(process) = spec.process_mut() {
         // COMPAT: the request decides about the terminal; clients keep the spec in step, but not all.
@@ -137,6 +144,8 @@ fn engine_request(
         no_pivot_root: options.no_pivot_root,
         no_new_keyring: options.no_new_keyring,
         systemd_cgroup: options.systemd_cgroup,
+        setup_within: options.setup_timeout,
+        abort,
     }
 }
 

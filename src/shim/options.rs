@@ -26,12 +26,13 @@ mod value;
 
 /// The host-wide file, unless `MYSHIM_CONFIG` names another.
 pub const HOST_FILE: &str = "/etc/containerd-shim-myshim.toml";
-const HOST_FILE_VARIABLE: &str = "MYSHIM_CONFIG";
+pub const HOST_FILE_VARIABLE: &str = "MYSHIM_CONFIG";
 
-const ANNOTATIONS: [(&str, &str); 3] = [
+const ANNOTATIONS: [(&str, &str); 4] = [
     ("io.containerd.myshim.stop-signal", "StopSignal"),
     ("io.containerd.myshim.stop-timeout", "StopTimeout"),
     ("io.containerd.myshim.kill-escalation", "KillEscalation"),
+    ("io.containerd.myshim.setup-timeout", "SetupTimeout"),
 ];
 
 /// The options of one container, resolved.
@@ -56,6 +57,8 @@ pub struct Options {
     pub stop_timeout: Duration,
     /// Whether a `Kill` of init with the stop signal escalates to SIGKILL after the time-out, too.
     pub escalate_kill: bool,
+    /// How long a process may be silent on its way to its program.
+    pub setup_timeout: Duration,
     /// How long a shim waits for its first `Create` before it ends.
     pub idle_timeout: Duration,
 }
@@ -76,6 +79,7 @@ impl Default for Options {
             stop_signal: libc::SIGTERM,
             stop_timeout: Duration::from_secs(10),
             escalate_kill: false,
+            setup_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(60),
         }
     }
@@ -206,6 +210,7 @@ impl Resolved {
             "StopSignal" => Setting::Signal(&mut o.stop_signal),
             "StopTimeout" => Setting::Time(&mut o.stop_timeout),
             "KillEscalation" => Setting::Bool(&mut o.escalate_kill),
+            "SetupTimeout" => Setting::Time(&mut o.setup_timeout),
             "IdleTimeout" => Setting::Time(&mut o.idle_timeout),
             // Docker and older CRI repeat the message's own fields in the text.
             "TypeUrl" | "ConfigPath" | "ConfigBody" | "TaskApiAddress" | "TaskApiVersion" => return Ok(()),

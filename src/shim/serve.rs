@@ -11,6 +11,7 @@ use tokio::io::Interest;
 use tokio::sync::mpsc;
 
 use super::options::Options;
+use super::peers::Peers;
 use super::publisher::Journal;
 use super::service::Service;
 use super::socket::Bound;
@@ -64,6 +65,8 @@ pub fn run(args: ServeArgs) -> ExitCode {
 
 /// What the process itself needs: no core, no ptrace, no fd of it seen by others (CVE-2016-9962); orphans come here.
 fn prepare() -> std::io::Result<OwnedFd> {
+    // Children on their way into a container are copies of this process, and so is their /proc/PID/environ.
+    sys::process::erase_environment(&[super::options::HOST_FILE_VARIABLE]);
     sys::cred::set_dumpable(false)?;
     sys::cred::set_child_subreaper()?;
     sys::process::one_arena();
@@ -103,6 +106,8 @@ async fn serve(args: ServeArgs, signals: OwnedFd) -> std::io::Result<()> {
         }
     }
     end(&socket, &journal).await;
+    // Whoever killed the shim now would leave what `delete` has to find again.
+    tasks.unfinished.nothing_lingers().await;
     Ok(())
 }
 
@@ -112,8 +117,7 @@ fn server(
     socket: Arc<Bound>,
     done: mpsc::UnboundedSender<()>,
 ) -> std::io::Result<ttrpc::asynchronous::Server> {
-    let listener = std::os::unix::net::UnixListener::from(args.listener.try_clone()?);
-    let listener = ttrpc::asynchronous::transport::Listener::try_from(listener)?;
+    let listener = ttrpc::asynchronous::transport::Listener::new(Peers::new(args.listener.try_clone()?)?);
     let service = Arc::new(Service::new(tasks.clone(), socket, done));
     let server = ttrpc::asynchronous::Server::new().add_listener(listener);
     // COMPAT: containerd before 2.x and after a bare address asks for v2, later ones for v3; the messages are the same.

@@ -173,6 +173,12 @@ impl TaskService for Service {
     }
 
     async fn kill(&self, _: &TtrpcContext, r: KillRequest) -> Answer<Empty> {
+        if r.exec_id.is_empty()
+            && !self.tasks.contains(&r.id)
+            && self.tasks.unfinished.abort(&r.id, r.signal as i32)
+        {
+            return Ok(Empty::new());
+        }
         let (task, process) = self.process(&r.id, &r.exec_id)?;
         // Signal 0 asks whether the process is there (kill(2)).
         if r.signal > MAX_SIGNAL {

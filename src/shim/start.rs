@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -21,7 +22,7 @@ use super::bootstrap::{self, BootstrapError, Environment, Request};
 use super::options::{self, OptionsError, Resolved};
 use super::serve::ServeArgs;
 use super::socket::{self, Claim, SocketError};
-use super::{daemon, placement};
+use super::{daemon, placement, view};
 use crate::sys;
 use crate::sys::fault::fault;
 
@@ -54,12 +55,17 @@ pub enum StartError {
 
 /// Runs `start`: returns twice when it starts a shim, in the caller's process and, at the end of its life, in the shim.
 pub fn run(args: &Args) -> Result<ExitCode, StartError> {
+    // ORDER: before stdin is read: the program begins again from its read-only view.
+    let viewed = view::enter();
     let request = Request::parse(&bootstrap::read_stdin()?, args, Environment::read())?;
     fault!("start: request read")?;
     let bundle = std::env::current_dir().map_err(file("find the bundle,", Path::new(".")))?;
     let annotations = annotations(&bundle)?;
     let group = group(&annotations).unwrap_or(&request.id).to_owned();
-    let resolved = options::resolve(request.options.as_slice(), &annotations)?;
+    let mut resolved = options::resolve(request.options.as_slice(), &annotations)?;
+    if let Err(e) = viewed {
+        resolved.warnings.push(format!("the shim's file stays writable through /proc: {e}"));
+    }
     let dir = request.socket_dir.clone().unwrap_or_else(|| socket::DEFAULT_DIR.into());
     let path = socket::path(&dir, &request.grpc_address, &request.namespace, &group)?;
     let address = socket::address(&path);
@@ -74,7 +80,7 @@ pub fn run(args: &Args) -> Result<ExitCode, StartError> {
     fault!("start: socket bound")?;
     let file_path = bundle.join("address");
     undo.0.push(file_path.clone());
-    fs::write(&file_path, &address).map_err(file("write", &file_path))?;
+    write_address(&file_path, &address).map_err(file("write", &file_path))?;
     fault!("start: address written")?;
 
     let Some(listener) = listener else {
@@ -140,6 +146,13 @@ fn become_shim(
         options: resolved.options,
         group,
     })
+}
+
+/// For root's eyes only, as the socket that it names.
+fn write_address(path: &Path, address: &str) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(address.as_bytes())
 }
 
 fn reply(request: &Request, address: &str) -> Result<(), StartError> {

@@ -23,7 +23,9 @@ pub fn begin(tasks: &Tasks, done: &mpsc::UnboundedSender<()>) {
     tasks.close();
     log::info!("told to end: stopping {} containers", tasks.all().len());
     let (tasks, done) = (tasks.clone(), done.clone());
+    tasks.unfinished.abort_all();
     tokio::spawn(async move {
+        tasks.unfinished.none_begun().await;
         let mut stopping = Vec::new();
         for task in tasks.all() {
             stopping.push(tokio::spawn(stop(task)));

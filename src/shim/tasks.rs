@@ -15,8 +15,9 @@ use super::options::{self, Options};
 use super::process::{Process, Status};
 use super::proto::events::{TaskDelete, TaskExecAdded, TaskExecStarted, TaskPaused, TaskResumed, TaskStart};
 use super::publisher::Journal;
-use super::supervisor;
 use super::task::{Exec, Task};
+use super::unfinished::Unfinished;
+use super::{stubborn, supervisor};
 use crate::engine::{self, ExecRequest};
 use crate::stdio;
 use crate::sys::fault::fault;
@@ -32,6 +33,7 @@ pub struct Tasks {
     pub namespace: String,
     pub journal: Journal,
     pub inflight: Inflight,
+    pub unfinished: Unfinished,
     tasks: Arc<Mutex<HashMap<String, Arc<Task>>>>,
     /// Has there ever been a Create?
     used: Arc<AtomicBool>,
@@ -49,6 +51,9 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
 /// The status of an engine failure.
 pub fn refuse(e: engine::Error) -> ttrpc::Error {
     match e {
+        engine::Error::Stays { ref error, .. } if matches!(**error, engine::Error::Spec(_)) => {
+            error::invalid_argument(e)
+        }
         engine::Error::Spec(_) => error::invalid_argument(e),
         engine::Error::Gone(_) => error::not_found(e),
         _ => error::unknown(e),
@@ -61,6 +66,7 @@ impl Tasks {
             namespace,
             journal,
             inflight: Inflight::default(),
+            unfinished: Unfinished::default(),
             tasks: Arc::default(),
             used: Arc::default(),
             closed: Arc::default(),
@@ -259,6 +265,9 @@ impl Tasks {
             // A frozen process dies only once thawed (cgroup v1 freezer).
             let container = task.container.clone();
             blocking(move || container.cgroup.thaw()).await?.map_err(|e| refuse(e.into()))?;
+        }
+        if signal == libc::SIGKILL {
+            stubborn::follow(task.clone(), kernel);
         }
         if task.options.escalate_kill && process.is_init() && signal == task.options.stop_signal {
             escalate(task.clone());

@@ -1,7 +1,7 @@
 //! Who a process is: setresuid(2), setgroups(2), capset(2), prctl(2), seccomp(2), keyctl(2).
 
 use std::ffi::CStr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
 use super::Result;
@@ -31,6 +31,12 @@ struct CapData {
 }
 
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+/// geteuid(2).
+pub fn geteuid() -> u32 {
+    // SAFETY: takes nothing.
+    unsafe { libc::geteuid() }
+}
 
 /// setresuid(2), the raw call: this thread only.
 pub fn setresuid(uid: u32) -> Result<()> {
@@ -189,6 +195,16 @@ pub fn execve(path: &CStr, argv: &Strings, envp: &Strings) -> super::Error {
     // SAFETY: path is NUL-terminated; `Strings` ends with a null pointer and points into memory it owns.
     unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
     super::Error::last("execve")
+}
+
+/// execveat(2) of the file `fd` itself; returns only on failure.
+pub fn execveat(fd: BorrowedFd<'_>, argv: &Strings, envp: &Strings) -> super::Error {
+    let (argv, envp) = (argv.as_ptr(), envp.as_ptr());
+    // SAFETY: the path is empty; `Strings` ends with a null pointer and points into memory it owns.
+    unsafe {
+        libc::syscall(libc::SYS_execveat, fd.as_raw_fd(), c"".as_ptr(), argv, envp, libc::AT_EMPTY_PATH)
+    };
+    super::Error::last("execveat")
 }
 
 /// A null-terminated array of C strings, as execve(2) takes it, made before the clone.

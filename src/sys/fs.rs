@@ -18,6 +18,12 @@ pub const STDIN: BorrowedFd<'static> = {
     unsafe { BorrowedFd::borrow_raw(0) }
 };
 
+/// Standard input, whatever it is at that moment.
+pub const STDIN: BorrowedFd<'static> = {
+    // SAFETY: 0 is always open in the children that use this, and nobody owns it.
+    unsafe { BorrowedFd::borrow_raw(0) }
+};
+
 /// Takes ownership of a descriptor that a kernel call just returned.
 pub(super) fn own(fd: libc::c_long) -> OwnedFd {
     // SAFETY: the caller passes the fresh result of a successful call, which nobody else owns.
@@ -108,6 +114,9 @@ pub fn fstat(fd: BorrowedFd<'_>) -> Result<libc::stat> {
     fstatat(fd, c"", libc::AT_EMPTY_PATH)
 }
 
+/// `PROC_SUPER_MAGIC` of linux/magic.h.
+pub const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+
 /// The magic number of the filesystem below `fd`, from fstatfs(2).
 pub fn fstatfs_magic(fd: BorrowedFd<'_>) -> Result<i64> {
     let mut st = MaybeUninit::<libc::statfs>::uninit();
@@ -118,18 +127,21 @@ pub fn fstatfs_magic(fd: BorrowedFd<'_>) -> Result<i64> {
     Ok(unsafe { st.assume_init() }.f_type)
 }
 
+/// Can nothing be written below `fd`, because its mount or its filesystem is read-only (fstatvfs(3), `ST_RDONLY`)?
+pub fn is_readonly(fd: BorrowedFd<'_>) -> Result<bool> {
+    let mut st = MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: st is room for one statvfs.
+    let r = unsafe { libc::fstatvfs(fd.as_raw_fd(), st.as_mut_ptr()) };
+    check("fstatvfs", r.into())?;
+    // SAFETY: libc filled it in.
+    Ok(unsafe { st.assume_init() }.f_flag & libc::ST_RDONLY != 0)
+}
+
 /// fchownat(2); an empty `path` means the descriptor itself.
 pub fn fchownat(dir: BorrowedFd<'_>, path: &CStr, uid: u32, gid: u32, flags: i32) -> Result<()> {
     // SAFETY: path is NUL-terminated.
     let r = unsafe { libc::fchownat(dir.as_raw_fd(), path.as_ptr(), uid, gid, flags) };
     check("fchownat", r.into()).map(drop)
-}
-
-/// fchmodat(2); does not follow a final symbolic link only where the kernel offers it, so use it on names just made.
-pub fn fchmodat(dir: BorrowedFd<'_>, path: &CStr, mode: u32) -> Result<()> {
-    // SAFETY: path is NUL-terminated.
-    let r = unsafe { libc::fchmodat(dir.as_raw_fd(), path.as_ptr(), mode, 0) };
-    check("fchmodat", r.into()).map(drop)
 }
 
 /// fchmod(2).
@@ -186,10 +198,13 @@ pub fn dup2(fd: BorrowedFd<'_>, to: i32) -> Result<()> {
     check("dup3", r.into()).map(drop)
 }
 
-/// close_range(2) (Linux 5.9) from `first` up, with `flags` (`CLOSE_RANGE_CLOEXEC` or 0).
-pub fn close_range(first: u32, flags: u32) -> Result<()> {
+/// close_range(2) (Linux 5.9) of the numbers `first` to `last`, both included; an empty range is fine.
+pub fn close_range(first: u32, last: u32) -> Result<()> {
+    if first > last {
+        return Ok(());
+    }
     // SAFETY: takes integers only; callers are children about to execute or exit.
-    let r = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) };
+    let r = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     check("close_range", r).map(drop)
 }
 

@@ -19,6 +19,7 @@ pub mod mount;
 pub mod ns;
 pub mod pipe;
 pub mod process;
+pub mod shared;
 pub mod socket;
 pub mod tty;
 

@@ -24,6 +24,12 @@ pub fn pidfd_open(pid: i32) -> Result<OwnedFd> {
     check("pidfd_open", r).map(own)
 }
 
+/// getpid(2): the caller's pid as its own pid namespace counts.
+pub fn getpid() -> i32 {
+    // SAFETY: takes nothing.
+    unsafe { libc::getpid() }
+}
+
 /// pidfd_send_signal(2) (Linux 5.1).
 pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
     let info = ptr::null::<libc::siginfo_t>();
@@ -224,6 +230,25 @@ pub fn poll_in(fd: BorrowedFd<'_>, timeout: i32) -> Result<bool> {
     }
 }
 
+/// poll(2) for reading of two descriptors, if they are there: which are readable within `timeout` milliseconds?
+pub fn poll_either(fds: [Option<BorrowedFd<'_>>; 2], timeout: i32) -> Result<[bool; 2]> {
+    // A negative descriptor is passed over (poll(2)).
+    let pollfd = |fd: Option<BorrowedFd<'_>>| libc::pollfd {
+        fd: fd.map_or(-1, |fd| fd.as_raw_fd()),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let mut p = fds.map(pollfd);
+    loop {
+        // SAFETY: p is two live pollfds.
+        let r = unsafe { libc::poll(p.as_mut_ptr(), 2, timeout) };
+        match check("poll", r.into()) {
+            Err(e) if e.is(libc::EINTR) => continue,
+            r => return r.map(|_| p.map(|p| p.revents != 0)),
+        }
+    }
+}
+
 /// fork(2) of a process that has one thread.
 ///
 /// # Safety
@@ -238,4 +263,31 @@ pub unsafe fn fork() -> Result<i32> {
 pub fn one_arena() {
     // SAFETY: takes integers only.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+/// Overwrites the environment that this process was executed with (environ(7)), where /proc/PID/environ shows it, but
+/// keeps the variables `keep`, out of its sight. Only while there is one thread.
+pub fn erase_environment(keep: &[&str]) {
+    let kept: Vec<_> = keep.iter().filter_map(|name| Some((*name, std::env::var_os(name)?))).collect();
+    // SAFETY: nobody else reads or changes the environment meanwhile; its entries end with a null pointer.
+    let mut entry = unsafe { environ };
+    // SAFETY: as above.
+    while let Some(text) = (!entry.is_null()).then(|| unsafe { *entry }).filter(|text| !text.is_null()) {
+        // SAFETY: each entry is a string that ends with NUL.
+        let length = unsafe { libc::strlen(text) };
+        // SAFETY: the string's own bytes, on the stack that execve made or on the heap.
+        unsafe { ptr::write_bytes(text, 0, length) };
+        entry = entry.wrapping_add(1);
+    }
+    // SAFETY: one thread.
+    unsafe { libc::clearenv() };
+    for (name, value) in kept {
+        // SAFETY: one thread.
+        unsafe { std::env::set_var(name, value) };
+    }
+}
+
+unsafe extern "C" {
+    /// environ(7).
+    static mut environ: *mut *mut libc::c_char;
 }

@@ -33,5 +33,8 @@ mod api_userns;
 mod api_view;
 mod ctr_run;
 mod ctr_tasks;
+mod cve_mounts;
+mod cve_process;
 mod faults;
 mod faults_child;
+mod stuck;

@@ -43,6 +43,7 @@ pub use host::{Hierarchy, Host, Mode};
 pub use join::Join;
 pub use locate::CgroupsPath;
 pub use oom::OomWatch;
+pub use procs::describe;
 pub use stats::{Stats, v1, v2};
 pub use systemd::Seat;
 

@@ -67,7 +67,7 @@ pub(super) fn children(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Who a process is, from /proc/pid/stat; one that has just gone keeps its number.
-pub(super) fn describe(pid: i32) -> Process {
+pub fn describe(pid: i32) -> Process {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name may hold spaces and brackets: it ends at the last bracket.
     let parsed = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(") "));

@@ -8,7 +8,7 @@ use super::{Outcome, report};
 use crate::engine::plan::{Program, Step};
 use crate::engine::seccomp::Filter;
 use crate::sys::cred::CapSets;
-use crate::sys::{Error, cred, fs, process};
+use crate::sys::{Error, Result, cred, fs, process};
 
 /// No link, no mount, no way up: the file written is the one below procfs and nothing else (CVE-2025-52881).
 const IN_PROC: u64 = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_XDEV | libc::RESOLVE_NO_MAGICLINKS;
@@ -32,7 +32,6 @@ pub fn run(step: &Step, room: &mut Room) -> Outcome {
         Step::Capabilities { sets, ambient } => capabilities(*sets, *ambient),
         Step::Cwd(path) => cwd(path),
         Step::Lookup(program) => lookup(room, program),
-        Step::CloseOnExec => fs::close_range(3, libc::CLOSE_RANGE_CLOEXEC),
         Step::MemoryPolicy { mode, nodes } => process::set_mempolicy(*mode, nodes.as_deref()),
         Step::Execve { program, argv, envp } => execve(room, program, argv, envp),
         _ => Err(Error::new("step", libc::ENOSYS)),
@@ -52,8 +51,18 @@ pub fn seccomp(filter: &Filter, socket: BorrowedFd<'_>) -> Outcome {
 
 /// Writes `value` to `path` below procfs.
 pub fn write_proc(proc: &OwnedFd, path: &CStr, value: &CStr) -> Outcome {
-    let file = fs::openat2(proc.as_fd(), path, libc::O_WRONLY, 0, IN_PROC)?;
+    let file = in_proc(proc, path, libc::O_WRONLY)?;
     fs::write(file.as_fd(), value.to_bytes())
+}
+
+/// A file below procfs, which is on that filesystem and regular.
+fn in_proc(proc: &OwnedFd, path: &CStr, flags: i32) -> Result<OwnedFd> {
+    let file = fs::openat2(proc.as_fd(), path, flags | libc::O_NONBLOCK | libc::O_NOCTTY, 0, IN_PROC)?;
+    let regular = fs::fstat(file.as_fd())?.st_mode & libc::S_IFMT == libc::S_IFREG;
+    match regular && fs::fstatfs_magic(file.as_fd())? == fs::PROC_SUPER_MAGIC {
+        true => Ok(file),
+        false => Err(Error::new("verify procfs", libc::EXDEV)),
+    }
 }
 
 /// A session keyring of the container's own, which its execs join by name; a kernel without keyrings is fine.
@@ -78,7 +87,7 @@ fn rlimit(resource: u32, soft: u64, hard: u64) -> Outcome {
 /// Lowering below the start value needs CAP_SYS_RESOURCE; a value that is already there is no error.
 fn oom_score_adj(proc: &OwnedFd, value: &CStr) -> Outcome {
     let Err(error) = write_proc(proc, c"self/oom_score_adj", value) else { return Ok(()) };
-    let file = fs::openat2(proc.as_fd(), c"self/oom_score_adj", libc::O_RDONLY, 0, IN_PROC)?;
+    let file = in_proc(proc, c"self/oom_score_adj", libc::O_RDONLY)?;
     let mut buf = [0; 16];
     let now = fs::read(file.as_fd(), &mut buf)?;
     if now.trim_ascii_end() == value.to_bytes() { Ok(()) } else { Err(error) }
@@ -110,6 +119,8 @@ fn user(uid: u32, gid: u32, groups: &[u32]) -> Outcome {
     }
     cred::setresgid(gid)?;
     cred::setresuid(uid)?;
+    // KERNEL: a change of ids sets this to fs.suid_dumpable, which may say 1 (proc_sys_fs(5); CVE-2016-9962).
+    cred::set_dumpable(false)?;
     cred::set_keepcaps(false)
 }
 

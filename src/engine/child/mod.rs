@@ -19,20 +19,24 @@
 //!  pidfd_getfd, to the agent
 //!   ------------------------- go -------> execve: the socket closes
 //!   <------- Failed(step, errno) -------- at any moment instead, then _exit
+//!   <---------------- Born (+ pidfd) ---- an exec'd process that comes to its pid namespace only after set-up
 //! ```
 
 mod identity;
 mod mounts;
 mod namespaces;
+mod progress;
 mod report;
 mod room;
 mod spawn;
 mod terminal;
 
+pub use progress::Progress;
 pub use report::{Message, go, receive};
 pub use spawn::{Born, spawn};
 
-use std::os::fd::BorrowedFd;
+use std::convert::Infallible;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::plan::{Plan, Step, Sync};
 use crate::sys;
@@ -42,14 +46,20 @@ use room::Room;
 type Outcome = sys::Result<()>;
 
 /// Carries out `plan` in the child and never returns.
-fn walk(plan: &Plan, socket: BorrowedFd<'_>) -> ! {
-    let mut room = Room::new();
+fn walk(plan: &Plan, socket: BorrowedFd<'_>, progress: Progress) -> ! {
     sys::fault::call();
-    for (index, step) in plan.steps.iter().enumerate() {
+    walk_from(0, plan, socket, progress, &mut Room::new())
+}
+
+fn walk_from(first: usize, plan: &Plan, socket: BorrowedFd<'_>, progress: Progress, room: &mut Room) -> ! {
+    for (index, step) in plan.steps.iter().enumerate().skip(first) {
+        progress.begins(index);
         let done = sys::fault::step(index).and_then(|()| match step {
-            Step::Sync(point) => sync(*point, &mut room, socket),
+            Step::Sync(point) => sync(*point, room, socket),
+            Step::CloseDescriptors => close_descriptors(room, socket),
+            Step::Birth => birth(socket, || walk_from(index + 1, plan, socket, progress, room)),
             Step::Seccomp(filter) => identity::seccomp(filter, socket),
-            _ => run(step, &mut room),
+            _ => run(step, room),
         });
         if let Err(e) = done {
             report::failed(socket, index, &e, room.note());
@@ -66,6 +76,30 @@ fn sync(point: Sync, room: &mut Room, socket: BorrowedFd<'_>) -> Outcome {
     report::wait_for_go(socket)
 }
 
+/// Clones the process that goes on with `rest`, a child of the shim's as this one is, and ends this one.
+///
+/// Whoever shares the pid namespace sees a process that has the container's root, privileges and descriptors already;
+/// with CAP_SYS_PTRACE it could take over one that still has the host's.
+fn birth(socket: BorrowedFd<'_>, rest: impl FnOnce() -> Infallible) -> Outcome {
+    let sibling = libc::CLONE_PARENT as u64;
+    sys::clone::clone3(sibling, None, || match report::born(socket) {
+        Ok(()) => rest(),
+        Err(_) => sys::process::exit(1),
+    })?;
+    sys::process::exit(0)
+}
+
+/// Nothing of the shim's stays open, not even until execve: who may trace this process (CAP_SYS_PTRACE in a pid namespace
+/// that it shares) finds only its own stdio and a socket that carries fixed-size records.
+fn close_descriptors(room: &Room, socket: BorrowedFd<'_>) -> Outcome {
+    let socket = socket.as_raw_fd() as u32;
+    let terminal = room.terminal.as_ref().map_or(socket, |fd| fd.as_raw_fd() as u32);
+    let (first, second) = (socket.min(terminal), socket.max(terminal));
+    sys::fs::close_range(3, first - 1)?;
+    sys::fs::close_range(first + 1, second.saturating_sub(1))?;
+    sys::fs::close_range(second + 1, u32::MAX)
+}
+
 fn run(step: &Step, room: &mut Room) -> Outcome {
     match step {
         Step::JoinCgroups(files) => namespaces::join_cgroups(files),
@@ -73,9 +107,11 @@ fn run(step: &Step, room: &mut Room) -> Outcome {
         Step::JoinProcess { kinds, pidfd } => namespaces::join(pidfd, *kinds),
         Step::Unshare { kinds, .. } => sys::ns::unshare(*kinds),
         Step::TimeNamespace { offsets, proc } => namespaces::time(offsets, proc),
-        Step::Sync(_) | Step::Seccomp(_) => Ok(()),
+        // These are `walk`'s, which has the socket.
+        Step::Sync(_) | Step::CloseDescriptors | Step::Birth | Step::Seccomp(_) => Ok(()),
         Step::BecomeRoot => namespaces::become_root(),
         Step::Setsid => sys::cred::setsid(),
+        Step::ControllingTerminal => sys::tty::set_controlling(sys::fs::STDIN),
         Step::Keyring(name) => identity::keyring(name),
         Step::Loopback => sys::ns::loopback_up(),
         Step::Hostname(name) => sys::ns::sethostname(name),

@@ -269,19 +269,22 @@ pub fn device(room: &mut Room, device: &Device) -> Outcome {
         let to = empty_file(dir.as_fd(), name, 0o666)?;
         return kernel::move_mount(node.as_fd(), to.as_fd());
     }
-    match fs::mknodat(dir.as_fd(), name, device.mode, device.rdev) {
-        Err(e) if e.is(libc::EEXIST) => return same_device(dir.as_fd(), name, device, e),
-        r => r?,
+    // The mode comes with the node: a chmod by name might follow what was put in its place meanwhile.
+    let mask = fs::umask(0);
+    let made = fs::mknodat(dir.as_fd(), name, device.mode, device.rdev);
+    fs::umask(mask);
+    let exists = match made {
+        Err(e) if e.is(libc::EEXIST) => Some(e),
+        r => r.map(|()| None)?,
+    };
+    let node = fs::openat(dir.as_fd(), name, libc::O_PATH | libc::O_NOFOLLOW, 0)?;
+    let st = fs::fstat(node.as_fd())?;
+    match (st.st_mode & libc::S_IFMT == device.mode & libc::S_IFMT && st.st_rdev == device.rdev, exists) {
+        // An existing node is fine if it is the same device.
+        (true, Some(_)) => Ok(()),
+        (true, None) => fs::fchownat(node.as_fd(), c"", device.uid, device.gid, libc::AT_EMPTY_PATH),
+        (false, exists) => Err(exists.unwrap_or(Error::new("verify device", libc::EEXIST))),
     }
-    fs::fchmodat(dir.as_fd(), name, device.mode & 0o7777)?;
-    fs::fchownat(dir.as_fd(), name, device.uid, device.gid, libc::AT_SYMLINK_NOFOLLOW)
-}
-
-/// An existing node is fine if it is the same device.
-fn same_device(dir: BorrowedFd<'_>, name: &CStr, device: &Device, error: Error) -> Outcome {
-    let st = fs::fstatat(dir, name, libc::AT_SYMLINK_NOFOLLOW)?;
-    let same = st.st_mode & libc::S_IFMT == device.mode & libc::S_IFMT && st.st_rdev == device.rdev;
-    if same { Ok(()) } else { Err(error) }
 }
 
 /// A link in the container's /dev. `name` is relative to it.

@@ -26,7 +26,9 @@ pub fn become_root() -> Outcome {
         r => r?,
     }
     cred::setresgid(0)?;
-    cred::setresuid(0)
+    cred::setresuid(0)?;
+    // KERNEL: a change of ids sets this to fs.suid_dumpable, which may say 1 (proc_sys_fs(5); CVE-2016-9962).
+    cred::set_dumpable(false)
 }
 
 /// A new time namespace: offsets must be written before its first member enters (time_namespaces(7)).

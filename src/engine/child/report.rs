@@ -1,13 +1,16 @@
 //! The report socket's records: fixed size, written without allocation, read back as values.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use super::super::plan::Sync;
+use super::Progress;
 use crate::sys::{self, Error, Result};
 
 const SIZE: usize = 256;
 const FAILED: u8 = 0;
 const LISTENER: u8 = 4;
+const BORN: u8 = 5;
 const CALL_AT: usize = 8;
 const CALL_MAX: usize = 40;
 const NOTE_AT: usize = CALL_AT + CALL_MAX;
@@ -25,6 +28,13 @@ pub enum Message {
     Reached(Sync),
     /// The seccomp filter is loaded, and its listener is the child's descriptor of this number.
     Listener(i32),
+    /// The process is another one from here on, named by the pidfd that comes along; the one before ends.
+    Born,
+    /// No word within the limit, while the child was at step `step`.
+    Late {
+        step: usize,
+        limit: Duration,
+    },
     /// The socket closed: the program runs (or the child is dead, which its pidfd tells).
     Closed,
 }
@@ -46,6 +56,12 @@ pub fn failed(socket: BorrowedFd<'_>, index: usize, error: &Error, note: &[u8]) 
 /// Child: says that `point` is reached, with the terminal's master if there is one.
 pub fn reached(socket: BorrowedFd<'_>, point: Sync, terminal: Option<OwnedFd>) -> Result<()> {
     sys::socket::send(socket, &[point as u8], terminal.as_ref().map(AsFd::as_fd))
+}
+
+/// Child: says who it is, having taken over from the one that was cloned first.
+pub fn born(socket: BorrowedFd<'_>) -> Result<()> {
+    let me = sys::process::pidfd_open(sys::process::getpid())?;
+    sys::socket::send(socket, &[BORN], Some(me.as_fd()))
 }
 
 /// Child: waits for one byte. A closed socket means that the shim gave up on this process.
@@ -74,8 +90,12 @@ pub fn go(socket: BorrowedFd<'_>) -> Result<()> {
     sys::socket::send(socket, &[1], None)
 }
 
-/// Shim: the next record, and the descriptor that came with it. Blocks.
-pub fn receive(socket: BorrowedFd<'_>) -> Result<(Message, Option<OwnedFd>)> {
+/// Shim: the next record, and the descriptor that came with it. Blocks, but not beyond the child's limit.
+pub fn receive(socket: BorrowedFd<'_>, progress: Progress) -> Result<(Message, Option<OwnedFd>)> {
+    let limit = progress.limit;
+    if !sys::process::poll_in(socket, limit.as_millis().try_into().unwrap_or(i32::MAX))? {
+        return Ok((Message::Late { step: progress.step(), limit }, None));
+    }
     let mut record = [0u8; SIZE];
     let (n, fd) = match sys::socket::recv(socket, &mut record) {
         // A peer that died with our go unread answers ECONNRESET once: it is closed.
@@ -100,6 +120,7 @@ pub fn parse(record: &[u8]) -> Message {
         [1] => Message::Reached(Sync::IdMap),
         [2] => Message::Reached(Sync::Hooks),
         [3] => Message::Reached(Sync::Ready),
+        [BORN] => Message::Born,
         _ => Message::Closed,
     }
 }
@@ -117,7 +138,7 @@ mod tests {
     fn a_failure_crosses_the_socket_whole() {
         let (a, b) = sys::socket::seqpacket_pair().unwrap();
         failed(a.as_fd(), 7, &Error::new("fsmount", libc::EPERM), b"why");
-        let (message, fd) = receive(b.as_fd()).unwrap();
+        let (message, fd) = receive(b.as_fd(), Progress::new(None)).unwrap();
         assert!(fd.is_none());
         let (call, note) = ("fsmount".to_string(), "why".to_string());
         assert_eq!(message, Message::Failed { step: 7, call, errno: libc::EPERM, note });
@@ -128,7 +149,7 @@ mod tests {
         let (a, b) = sys::socket::seqpacket_pair().unwrap();
         let null = std::fs::File::open("/dev/null").unwrap();
         reached(a.as_fd(), Sync::Ready, Some(null.into())).unwrap();
-        let (message, fd) = receive(b.as_fd()).unwrap();
+        let (message, fd) = receive(b.as_fd(), Progress::new(None)).unwrap();
         assert_eq!(message, Message::Reached(Sync::Ready));
         assert!(fd.is_some());
     }
@@ -138,7 +159,16 @@ mod tests {
         let (a, b) = sys::socket::seqpacket_pair().unwrap();
         go(b.as_fd()).unwrap();
         listener(a.as_fd(), 517).unwrap();
-        assert_eq!(receive(b.as_fd()).unwrap().0, Message::Listener(517));
+        assert_eq!(receive(b.as_fd(), Progress::new(None)).unwrap().0, Message::Listener(517));
+    }
+
+    #[test]
+    fn silence_beyond_the_limit_tells_the_step() {
+        let (_a, b) = sys::socket::seqpacket_pair().unwrap();
+        let limit = Duration::from_millis(1);
+        let progress = Progress::new(Some(limit));
+        progress.begins(9);
+        assert_eq!(receive(b.as_fd(), progress).unwrap().0, Message::Late { step: 9, limit });
     }
 
     #[test]
@@ -148,6 +178,6 @@ mod tests {
         assert_eq!(parse(&[0; 17]), Message::Closed);
         let (a, b) = sys::socket::seqpacket_pair().unwrap();
         drop(a);
-        assert_eq!(receive(b.as_fd()).unwrap().0, Message::Closed);
+        assert_eq!(receive(b.as_fd(), Progress::new(None)).unwrap().0, Message::Closed);
     }
 }

@@ -5,10 +5,14 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use super::super::plan::Plan;
+use super::Progress;
 use super::report::{self, Message};
 use crate::engine::error::{Doing, Error};
 use crate::sys::clone::{Cloned, clone3};
 use crate::sys::{self, fs, ns, process, socket};
+
+/// A process that can die has done so within this, in milliseconds.
+const DEAD_WITHIN: i32 = 2000;
 
 /// A child just cloned: named by pidfd, reachable by its report socket.
 #[derive(Debug)]
@@ -18,23 +22,38 @@ pub struct Born {
     pub pidfd: Arc<OwnedFd>,
     /// The shim's end of the report socket: the gate.
     pub socket: OwnedFd,
+    pub progress: Progress,
 }
 
 impl Born {
-    /// The next message of the child. Blocks until there is one or the child is gone.
+    /// The next message of the child. Blocks until there is one, the child is gone, or it is late.
     pub fn next(&self) -> Result<(Message, Option<OwnedFd>), Error> {
-        report::receive(self.socket.as_fd()).doing(|| format!("reading the report of process {}", self.pid))
+        report::receive(self.socket.as_fd(), self.progress)
+            .doing(|| format!("reading the report of process {}", self.pid))
     }
 
     pub fn go(&self) -> Result<(), Error> {
         report::go(self.socket.as_fd()).doing(|| format!("telling process {} to go on", self.pid))
     }
 
-    /// Kills and reaps a child that did not make it.
-    pub fn abandon(self) -> Option<process::Exit> {
+    /// Takes the process over that says it was born (`Message::Born`), and reaps the one before.
+    ///
+    /// # Errors
+    /// When the pidfd that came along names nobody.
+    pub fn reborn(&mut self, pidfd: Option<OwnedFd>) -> Result<(), Error> {
+        let pidfd =
+            pidfd.ok_or_else(|| Error::doing("finding the new process", "no pidfd came with the news"))?;
+        self.pid = pid_of(&pidfd)?;
+        let before = std::mem::replace(&mut self.pidfd, Arc::new(pidfd));
+        process::waitid(before.as_fd(), libc::WEXITED).map(drop).doing(|| "reaping its forerunner".into())
+    }
+
+    /// Kills and reaps a child that did not make it. One that does not die (state D) is left to the shim's reaper.
+    pub fn abandon(self) {
         let _ = process::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
         drop(self.socket);
-        process::waitid(self.pidfd.as_fd(), libc::WEXITED).ok().flatten()
+        let _ = process::poll_in(self.pidfd.as_fd(), DEAD_WITHIN);
+        let _ = process::waitid(self.pidfd.as_fd(), libc::WEXITED | libc::WNOHANG);
     }
 }
 
@@ -45,35 +64,53 @@ impl Born {
 pub fn spawn(plan: &Plan) -> Result<Born, Error> {
     let (ours, theirs) = socket::seqpacket_pair().doing(|| "making the child's report socket".into())?;
     sys::fault::next_clone();
+    let progress = Progress::new(plan.limit);
     let _back = plan.pidns.as_ref().map(|ns| BornInside::enter(ns)).transpose()?;
     let (pid, pidfd) = match plan.born_in.is_empty() {
-        true => direct(plan, &ours, &theirs)?,
-        false => through_namespaces(plan, &ours, &theirs)?,
+        true => direct(plan, progress, &ours, &theirs)?,
+        false => through_namespaces(plan, progress, &ours, &theirs)?,
     };
-    Ok(Born { pid, pidfd: Arc::new(pidfd), socket: ours })
+    Ok(Born { pid, pidfd: Arc::new(pidfd), socket: ours, progress })
 }
 
-fn direct(plan: &Plan, ours: &OwnedFd, theirs: &OwnedFd) -> Result<(i32, OwnedFd), Error> {
-    let cloned = clone_child(plan, 0, ours, theirs).doing(|| "creating the process".into())?;
+fn direct(
+    plan: &Plan,
+    progress: Progress,
+    ours: &OwnedFd,
+    theirs: &OwnedFd,
+) -> Result<(i32, OwnedFd), Error> {
+    let cloned = clone_child(plan, progress, 0, ours, theirs).doing(|| "creating the process".into())?;
     Ok((cloned.pid, cloned.pidfd))
 }
 
 /// clone3 with what the plan wants it to create; the child walks the plan.
-fn clone_child(plan: &Plan, extra: u64, ours: &OwnedFd, theirs: &OwnedFd) -> sys::Result<Cloned> {
+fn clone_child(
+    plan: &Plan,
+    progress: Progress,
+    extra: u64,
+    ours: &OwnedFd,
+    theirs: &OwnedFd,
+) -> sys::Result<Cloned> {
     let into = plan.cgroup.as_ref().map(|dir| dir.as_fd());
     clone3(plan.clone_flags | extra, into, || {
         fs::close(ours.as_raw_fd());
         let _ = process::reset_signals();
-        super::walk(plan, theirs.as_fd())
+        super::walk(plan, theirs.as_fd(), progress)
     })
 }
 
 /// Born in namespaces that exist: an intermediate process joins them (setns(2) to a user namespace wants a single
 /// thread) and clones the child as its sibling, so that the shim is the parent all the same.
-fn through_namespaces(plan: &Plan, ours: &OwnedFd, theirs: &OwnedFd) -> Result<(i32, OwnedFd), Error> {
+fn through_namespaces(
+    plan: &Plan,
+    progress: Progress,
+    ours: &OwnedFd,
+    theirs: &OwnedFd,
+) -> Result<(i32, OwnedFd), Error> {
     let doing = || "joining the namespaces by path and creating the process".to_string();
     let (to_us, from_it) = socket::seqpacket_pair().doing(doing)?;
-    let intermediate = clone3(0, None, || join_and_clone(plan, ours, theirs, &from_it)).doing(doing)?;
+    let intermediate =
+        clone3(0, None, || join_and_clone(plan, progress, ours, theirs, &from_it)).doing(doing)?;
     drop(from_it);
     let mut record = [0; 4];
     let answer = socket::recv(to_us.as_fd(), &mut record);
@@ -85,10 +122,16 @@ fn through_namespaces(plan: &Plan, ours: &OwnedFd, theirs: &OwnedFd) -> Result<(
 }
 
 /// The intermediate process: sends the sibling's pidfd, or the errno that prevented it.
-fn join_and_clone(plan: &Plan, ours: &OwnedFd, theirs: &OwnedFd, answer: &OwnedFd) -> Infallible {
+fn join_and_clone(
+    plan: &Plan,
+    progress: Progress,
+    ours: &OwnedFd,
+    theirs: &OwnedFd,
+    answer: &OwnedFd,
+) -> Infallible {
     let sibling = libc::CLONE_PARENT as u64;
     let joined = plan.born_in.iter().try_for_each(|(kind, fd)| ns::setns(fd.as_fd(), *kind));
-    let cloned = joined.and_then(|()| clone_child(plan, sibling, ours, theirs));
+    let cloned = joined.and_then(|()| clone_child(plan, progress, sibling, ours, theirs));
     let sent = match cloned {
         Ok(cloned) => socket::send(answer.as_fd(), &[0], Some(cloned.pidfd.as_fd())),
         Err(e) => socket::send(answer.as_fd(), &e.errno.to_le_bytes(), None),

@@ -12,7 +12,7 @@ const IN_ROOT: u64 = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
 const KEEP: u32 = u32::MAX;
 
 /// Opens the multiplexer of the container's devpts, checks that it is one, and gets the slave from the master itself
-/// (TIOCGPTPEER), never by name (CVE-2025-52565). The slave becomes the controlling terminal and 0, 1, 2.
+/// (TIOCGPTPEER), never by name (CVE-2025-52565). The slave becomes 0, 1, 2.
 pub fn open(room: &mut Room, bind: bool, uid: u32, gid: Option<u32>) -> Outcome {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_NOFOLLOW;
     let master = match room.root() {
@@ -28,7 +28,6 @@ pub fn open(room: &mut Room, bind: bool, uid: u32, gid: Option<u32>) -> Outcome 
         bind_console(room, &slave)?;
     }
     room.terminal = Some(master);
-    tty::set_controlling(slave.as_fd())?;
     (0..3).try_for_each(|to| fs::dup2(slave.as_fd(), to))
 }
 

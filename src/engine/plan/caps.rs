@@ -34,4 +34,5 @@ impl Wanted {
     }
 }
 
+pub const CAP_SYS_PTRACE: u64 = 1 << 19;
 pub const CAP_SYS_ADMIN: u64 = 1 << 21;

@@ -26,11 +26,15 @@ pub struct Inputs {
 
 /// Builds the plan. Makes no system call.
 pub fn build(process: &Process, inputs: &Inputs) -> Result<Plan, Error> {
-    let mut plan = Plan { cgroup: inputs.cgroup.clone(), ..Plan::default() };
+    let limit = Some(inputs.given.setup_within);
+    let mut plan = Plan { cgroup: inputs.cgroup.clone(), limit, ..Plan::default() };
     let affinity = process.exec_cpu_affinity().as_ref();
     let initial = affinity.and_then(|a| a.initial().as_deref());
     plan.steps.extend(initial.map(|list| Step::Affinity(Box::new(CpuSet(list::bits(list))))));
-    plan.pidns = inputs.pidns.then(|| inputs.init.clone());
+    // ORDER: where somebody might trace it, the process is born in the pid namespace only after set-up.
+    let late = inputs.pidns && inputs.given.late_birth;
+    plan.pidns = (inputs.pidns && !late).then(|| inputs.init.clone());
+    let kinds = inputs.kinds | if late { libc::CLONE_NEWPID } else { 0 };
     if !inputs.tasks.is_empty() {
         plan.steps.push(Step::JoinCgroups(inputs.tasks.clone()));
     }
@@ -46,10 +50,9 @@ pub fn build(process: &Process, inputs: &Inputs) -> Result<Plan, Error> {
     if !terminal {
         plan.steps.push(Step::Stdio(inputs.stdio.clone()));
     }
-    if inputs.kinds != 0 {
-        plan.steps.push(Step::JoinProcess { kinds: inputs.kinds, pidfd: inputs.init.clone() });
+    if kinds != 0 {
+        plan.steps.push(Step::JoinProcess { kinds, pidfd: inputs.init.clone() });
     }
-    plan.steps.push(Step::Setsid);
     if let Some(name) = &inputs.keyring {
         plan.steps.push(Step::Keyring(c_string(name)?));
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::sync::Arc;
+use std::time::Duration;
 
 use oci_spec::runtime::{
     IOPriorityClass, LinuxIOPriority, LinuxMemoryPolicy, LinuxSchedulerPolicy, MemoryPolicyFlagType,
@@ -70,6 +71,10 @@ pub struct Given {
     /// The shim's own procfs.
     pub proc: Fd,
     pub filter: Option<Arc<Filter>>,
+    /// Be born in the pid namespace as late as possible: somebody there may trace others (CAP_SYS_PTRACE).
+    pub late_birth: bool,
+    /// A child that has not reported for so long is given up.
+    pub setup_within: Duration,
     /// Wait for Start between set-up and execve.
     pub gate: bool,
     /// HOME where the environment has none.
@@ -106,7 +111,15 @@ pub fn append(plan: &mut Plan, process: &Process, given: &Given) -> Result<(), E
     // ORDER: chdir and look-up as the user, with its capabilities: what it may not see it may not start.
     steps.push(Step::Cwd(c_string(process.cwd().as_os_str().as_encoded_bytes())?));
     steps.push(Step::Lookup(program.clone()));
-    steps.push(Step::CloseOnExec);
+    steps.push(Step::CloseDescriptors);
+    if given.late_birth {
+        steps.push(Step::Birth);
+    }
+    // ORDER: behind the birth: a session and its terminal are not inherited by a sibling.
+    steps.push(Step::Setsid);
+    if process.terminal().unwrap_or(false) {
+        steps.push(Step::ControllingTerminal);
+    }
     if given.gate {
         steps.push(Step::Sync(Sync::Ready));
     }

@@ -75,7 +75,6 @@ fn early(plan: &mut Plan, process: &Process, inputs: &Inputs) -> Result<(), Erro
 }
 
 fn session(plan: &mut Plan, spec: &Spec, spaces: &Spaces<'_>, inputs: &Inputs) -> Result<(), Error> {
-    plan.steps.push(Step::Setsid);
     if !inputs.no_new_keyring {
         plan.steps.push(Step::Keyring(c_string(format!("_ses.{}", inputs.id))?));
     }

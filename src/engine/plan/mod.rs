@@ -21,6 +21,7 @@ use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::engine::seccomp::Filter;
 use crate::sys::cred::{CapSets, Strings};
@@ -44,6 +45,8 @@ pub struct Plan {
     /// The cgroup v2 directory to be born in.
     pub cgroup: Option<Fd>,
     pub steps: Vec<Step>,
+    /// The longest time between two reports of the child's.
+    pub limit: Option<Duration>,
     /// What the planner wants the user to know: things dropped or tolerated.
     pub warnings: Vec<String>,
 }
@@ -92,7 +95,12 @@ pub enum Step {
     Sync(Sync),
     /// Root of the user namespace just entered.
     BecomeRoot,
+    /// The process so far has stayed out of the container's pid namespace; its copy, which goes on from here as its
+    /// sibling, is born there.
+    Birth,
     Setsid,
+    /// The terminal on descriptor 0 becomes the session's.
+    ControllingTerminal,
     Keyring(CString),
     Loopback,
     Hostname(CString),
@@ -180,8 +188,8 @@ pub enum Step {
     Cwd(CString),
     /// Find the program among the candidates; execve takes the one found.
     Lookup(Arc<Program>),
-    /// Everything from descriptor 3 up closes on execve.
-    CloseOnExec,
+    /// Closes everything from descriptor 3 up but the report socket and a terminal's master, which `Ready` takes along.
+    CloseDescriptors,
     Seccomp(Arc<Filter>),
     Execve {
         program: Arc<Program>,

@@ -80,7 +80,14 @@ impl One<'_> {
     }
 
     fn step(&self, from: Source) -> Result<Mount, Error> {
-        let links = if self.options.dest_nofollow { Links::NotLast } else { Links::InRoot };
+        // A link in the image in place of /proc or /sys would make what is protected there land elsewhere
+        // (CVE-2019-19921, CVE-2023-27561, CVE-2023-28642).
+        let real = ["/proc", "/sys"].iter().any(|path| Path::new(path) == self.m.destination());
+        let links = match (real, self.options.dest_nofollow) {
+            (true, _) => Links::None,
+            (false, true) => Links::NotLast,
+            (false, false) => Links::InRoot,
+        };
         Ok(Mount {
             index: self.index,
             target: self.target()?,
@@ -141,7 +148,6 @@ impl One<'_> {
             });
         }
         if matches!(kind, "proc" | "sysfs") {
-            // A volume or link over /proc or /sys would make later writes land elsewhere (CVE-2019-19921).
             mount.links = Links::None;
         }
         Ok(Step::Mount(Box::new(mount)))

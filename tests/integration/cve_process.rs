@@ -1,0 +1,353 @@
+//! What was exploited before in processes on their way into a container: one test for each CVE, named after it. Each says
+//! how to see it fail; `api_*.rs` has the same rules where they are ordinary behaviour.
+
+use crate::support::bundle::Bundle;
+use crate::support::fifo::Sink;
+use crate::support::hung::{self, Hung};
+use crate::support::shim::{Host, Shim, Stdio3};
+use crate::support::subject;
+use crate::{needs, needs_containers};
+use serde_json::{Value, json};
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
+
+/// Looks at every process whose parent is outside the pid namespace, but for init: a shim's child on its way in.
+/// Prints what it gets to see of one, and `write` if its program could be opened for writing.
+const LOOK: &str = r#"
+look() {
+    for p in /proc/[0-9]*; do
+        [ "$p" != /proc/1 ] || continue
+        parent=$(sed 's/.*) . //; s/ .*//' $p/stat 2>/dev/null)
+        [ "$parent" = 0 ] || continue
+        echo "process $(cat $p/comm 2>/dev/null)"
+        echo "root $(ls $p/root/marker 2>&1)"
+        echo "cwd $(readlink $p/cwd)"
+        # The numbers may be listed by whoever may pass over permissions (CAP_DAC_OVERRIDE); what they are is the question.
+        ls -l $p/fd 2>/dev/null | sed -n 's/.* -> /fd /p' | grep -v -e pipe: -e socket: -e /null -e /dev/pts/
+        echo "environment $(tr '\0' '\n' <$p/environ 2>/dev/null | grep -c .)"
+        (exec 3>>$p/exe) 2>/dev/null && echo write
+    done
+}
+"#;
+
+fn with_trace(bundle: &mut Bundle) {
+    for set in ["bounding", "effective", "permitted"] {
+        bundle.push(&format!("/process/capabilities/{set}"), json!("CAP_SYS_PTRACE"));
+    }
+}
+
+/// A container whose root has the file /marker, so that another root than its own is told from it.
+fn marked(host: &Host, id: &str, script: &str) -> Bundle {
+    let bundle = host.bundle(id, script);
+    fs::write(host.folder().join(format!("upper-{id}")).join("marker"), "").expect("write a marker");
+    bundle
+}
+
+/// What init of one container sees of another container's init that waits for Start in the same pid namespace.
+fn seen_at_the_gate(trace: bool) -> String {
+    let host = Host::new();
+    let out = Sink::new(host.folder().join("out"));
+    let mut bundle = marked(
+        &host,
+        "a",
+        &format!("{LOOK}\nwhile [ ! -e /go ]; do sleep 0.05; done; look; echo done; sleep 1000"),
+    );
+    if trace {
+        with_trace(&mut bundle);
+    }
+    let first = host.start(bundle);
+    let pid = first.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
+    let mut bundle = marked(&host, "b", "sleep 1000");
+    bundle.set("/linux/namespaces/0/path", json!(format!("/proc/{pid}/ns/pid")));
+    let second = host.start(bundle);
+    second.create().expect("Create");
+    fs::write(host.folder().join("a/rootfs/go"), "").expect("write into the container");
+    out.wait_for("done");
+    let text = out.so_far();
+    assert!(text.contains("process "), "the other container was not seen at all: {text}");
+    text
+}
+
+/// CVE-2016-9962: a process entering a container was traced, or its descriptors read, before its set-up had ended.
+/// Rule: not dumpable until execve. To see it fail: drop `set_dumpable(false)` in `shim/serve.rs` and in `user` of
+/// `engine/child/identity.rs`.
+#[test]
+fn cve_2016_9962_a_process_at_the_gate_shows_nothing_to_others_of_the_same_user() {
+    needs_containers!();
+    let text = seen_at_the_gate(false);
+    assert!(text.contains("cwd \n") && text.contains("environment 0\n"), "{text}");
+    assert!(!text.contains("fd ") && !text.contains("write"), "{text}");
+    assert!(text.contains("Permission denied"), "its root could be entered: {text}");
+}
+
+/// The same for who may trace everybody in its pid namespace: there is nothing of the shim's to be seen.
+/// To see it fail: in `engine/child/mod.rs` let `close_descriptors` do nothing, or in `shim/serve.rs` drop
+/// `erase_environment`, or in `shim/start.rs` drop `view::enter`.
+#[test]
+fn cve_2016_9962_a_process_at_the_gate_has_nothing_of_the_shims_even_for_a_tracer() {
+    needs_containers!();
+    needs!(subject::ours(), "runc's own init waits with its own descriptors");
+    let text = seen_at_the_gate(true);
+    assert!(
+        text.contains("root /proc/") && text.contains("/root/marker\n"),
+        "its root is not its own: {text}"
+    );
+    assert!(text.contains("cwd /\n") && text.contains("environment 0\n"), "{text}");
+    assert!(!text.contains("fd ") && !text.contains("write"), "{text}");
+}
+
+/// Execs into a container with `change`, whose working directory does not answer; what `look` sees meanwhile.
+fn seen_while_an_exec_is_set_up(id: &str, hangs: u32, trace: bool) -> Option<String> {
+    let host = Host::new();
+    let mut hung = Hung::on(&host.folder().join("hung"), hangs)?;
+    let out = Sink::new(host.folder().join("out"));
+    let mut bundle = marked(
+        &host,
+        id,
+        &format!("{LOOK}\nwhile [ ! -e /go ]; do sleep 0.05; done; look; echo done; sleep 1000"),
+    );
+    bundle.push(
+        "/mounts",
+        json!({"destination": "/hung", "type": "bind", "source": hung.folder, "options": ["bind"]}),
+    );
+    if trace {
+        with_trace(&mut bundle);
+    }
+    let shim = host.start(bundle);
+    shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
+    let process = match hangs {
+        hung::LOOKUP => {
+            let mut process = shim.bundle.process(&["true"]);
+            process["cwd"] = json!("/hung/x");
+            process
+        }
+        _ => shim.bundle.process(&["/hung/x"]),
+    };
+    shim.exec_process("e", &process, &Stdio3::default()).expect("Exec");
+    let mut client = shim.client();
+    let request = containerd_shim_protos::api::StartRequest {
+        id: shim.id(),
+        exec_id: "e".into(),
+        ..Default::default()
+    };
+    client.send(shim.service(), "Start", &request).expect("send Start");
+    hung.wait_until_asked();
+    fs::write(host.folder().join(id).join("rootfs/go"), "").expect("write into the container");
+    out.wait_for("done");
+    hung.let_go();
+    client
+        .receive::<containerd_shim_protos::api::StartResponse>("Start")
+        .expect_err("its file system is gone");
+    Some(out.so_far())
+}
+
+/// CVE-2019-5736 and CVE-2016-9962 for an exec'd process: while it is set up, who may trace in its pid namespace does not
+/// see it at all; when it is there, its root, directory and descriptors are the container's. To see it fail: in
+/// `engine/exec.rs` say `late_birth: false`.
+#[test]
+fn cve_2019_5736_an_execd_process_comes_to_its_tracers_only_when_it_is_set_up() {
+    needs_containers!();
+    needs!(subject::ours(), "runc's own init is in the pid namespace while it sets itself up");
+    let Some(text) = seen_while_an_exec_is_set_up("a", hung::LOOKUP, true) else {
+        needs!(false, "this machine has no FUSE");
+        return;
+    };
+    assert!(!text.contains("process "), "{text}");
+    let text = seen_while_an_exec_is_set_up("b", hung::OPEN, true).expect("FUSE");
+    assert!(text.contains("process ") && text.contains("/root/marker\n"), "{text}");
+    assert!(text.contains("cwd /\n") && text.contains("environment 0\n"), "{text}");
+    assert!(!text.contains("fd ") && !text.contains("write"), "{text}");
+}
+
+/// The same without CAP_SYS_PTRACE: it is seen and cannot be looked into. To see it fail: as above.
+#[test]
+fn cve_2016_9962_an_execd_process_that_is_set_up_shows_nothing() {
+    needs_containers!();
+    needs!(subject::ours(), "runc's own init chooses its directory elsewhere");
+    let Some(text) = seen_while_an_exec_is_set_up("a", hung::LOOKUP, false) else {
+        needs!(false, "this machine has no FUSE");
+        return;
+    };
+    assert!(text.contains("process ") && !text.contains("fd ") && text.contains("cwd \n"), "{text}");
+    assert!(text.contains("environment 0\n") && !text.contains("write"), "{text}");
+}
+
+/// A container in the host's pid namespace, without CAP_SYS_PTRACE, sees the shim's pid and no more.
+#[test]
+fn cve_2016_9962_the_shim_shows_nothing_to_a_container_in_the_hosts_pid_namespace() {
+    needs_containers!();
+    let host = Host::new();
+    let out = Sink::new(host.folder().join("out"));
+    let mut bundle = host.bundle("a", "read p; readlink /proc/$p/fd/* /proc/$p/cwd /proc/$p/root; cat /proc/$p/environ; readlink /proc/$p/exe; echo done");
+    let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().expect("namespaces");
+    namespaces.retain(|namespace| namespace["type"] != "pid");
+    let shim = host.start(bundle);
+    let mut stdin = crate::support::fifo::Source::new(host.folder().join("in"));
+    shim.run_with(&Stdio3 { stdin: stdin.uri(), stdout: out.uri(), ..Default::default() });
+    stdin.write(&format!("{}\n", shim.pid));
+    out.wait_for("done");
+    assert_eq!(out.so_far(), "done\n");
+}
+
+/// CVE-2019-5736: the container overwrote the host's runtime through /proc/self/exe, after the runtime had ended.
+/// Rule: the shim runs from a read-only view of its file. To see it fail: in `shim/start.rs` drop `view::enter`.
+#[test]
+fn cve_2019_5736_the_shims_program_cannot_be_written_through_proc() {
+    needs_containers!();
+    needs!(subject::ours(), "runc protects its init, not its shim");
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    let pid = shim.create().expect("Create");
+    for pid in [shim.pid, pid as i32] {
+        let exe = format!("/proc/{pid}/exe");
+        let kept = File::open(&exe).expect("open it to read");
+        assert!(
+            myshim::sys::fs::is_readonly(kept.as_fd()).expect("fstatvfs"),
+            "{exe} can be written once it ends"
+        );
+        let theirs = kept.metadata().expect("stat");
+        let ours = fs::metadata(subject::Subject::current().binary()).expect("stat");
+        assert_eq!((theirs.dev(), theirs.ino()), (ours.dev(), ours.ino()), "not the same file");
+        // ETXTBSY while any shim runs, EROFS afterwards.
+        for path in [exe, format!("/proc/self/fd/{}", kept.as_raw_fd())] {
+            OpenOptions::new().append(true).open(path).expect_err("opened to write");
+        }
+    }
+}
+
+fn capabilities(shim: &Shim<'_>, exec: &str, process: &Value) -> String {
+    let out = Sink::new(shim.host.folder().join(format!("out-{exec}")));
+    shim.exec_process(exec, process, &Stdio3 { stdout: out.uri(), ..Default::default() }).expect("Exec");
+    shim.start(exec).expect("Start");
+    shim.wait(exec).expect("Wait");
+    shim.delete(exec).expect("Delete");
+    out.finish()
+}
+
+/// CVE-2022-29162 (exec) and CVE-2022-27650 (crun): inheritable capabilities that nobody asked for came back when a program
+/// with file capabilities was executed. Rule: the inheritable set is the spec's. To see it fail: in
+/// `engine/child/identity.rs`, `capabilities`, set `inheritable` to `permitted`.
+#[test]
+fn cve_2022_29162_no_capability_is_inheritable_unless_the_spec_says_so() {
+    needs_containers!();
+    let host = Host::new();
+    let out = Sink::new(host.folder().join("out"));
+    let shim = host.start(host.bundle("a", "grep CapInh /proc/self/status; sleep 1000"));
+    shim.run_with(&Stdio3 { stdout: out.uri(), ..Default::default() });
+    out.wait_for("CapInh:\t0000000000000000\n");
+    let look = ["grep", "CapInh", "/proc/self/status"];
+    let mut process = shim.bundle.process(&look);
+    assert_eq!(capabilities(&shim, "same", &process), "CapInh:\t0000000000000000\n");
+    for set in ["bounding", "effective", "permitted"] {
+        process["capabilities"][set] = json!(["CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_CHOWN"]);
+    }
+    assert_eq!(capabilities(&shim, "more", &process), "CapInh:\t0000000000000000\n");
+}
+
+/// CVE-2024-21626: the working directory was reached through a descriptor that the runtime had left open. Rule: after
+/// chdir the kernel's own getcwd must lie in the root. To see it fail: in `engine/child/identity.rs` let `cwd` accept
+/// whatever getcwd says.
+#[test]
+fn cve_2024_21626_no_working_directory_outside_the_root() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    shim.run();
+    for number in 3..24 {
+        let exec = format!("e{number}");
+        let mut process = shim.bundle.process(&["ls", "-l", ".."]);
+        process["cwd"] = json!(format!("/proc/self/fd/{number}"));
+        shim.exec_process(&exec, &process, &Stdio3::default()).expect("Exec");
+        let failure = shim.start(&exec).expect_err("there is no such directory");
+        assert!(failure.message.contains("cwd") || failure.message.contains("chdir"), "{failure:?}");
+    }
+    let mut bundle = host.bundle("b", "ls -l ..");
+    bundle.set("/process/cwd", json!("/proc/self/fd/7"));
+    let second = host.start(bundle);
+    second.create().expect_err("there is no such directory");
+    second.assert_nothing_left();
+}
+
+/// "Hooks … run with a clean environment and only stdio": what a hook of the host gets to see of the shim.
+/// To see it fail: in `engine/hooks.rs` add a variable to `envp`.
+#[test]
+fn hooks_have_their_own_environment_and_stdio_only() {
+    needs_containers!();
+    let host = Host::new();
+    let (log, mut bundle) = (host.folder().join("hook"), host.bundle("a", "true"));
+    let script = format!("(echo environment; env; echo fds; ls /proc/self/fd) >{}", log.display());
+    bundle.set(
+        "/hooks/createRuntime",
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin", "A=b"]}]),
+    );
+    let shim = host.start(bundle);
+    shim.run();
+    let text = fs::read_to_string(&log).expect("the hook's log");
+    let (environment, fds) = text.split_once("fds\n").expect("both");
+    let known = ["environment", "PATH=/bin:/usr/bin", "A=b"];
+    let strange: Vec<_> = environment
+        .lines()
+        .filter(|line| {
+            !known.contains(line)
+                && !["PWD=", "SHLVL=", "_=", "OLDPWD="].iter().any(|own| line.starts_with(own))
+        })
+        .collect();
+    assert!(strange.is_empty(), "{strange:?}");
+    // 3 is ls reading the directory.
+    assert_eq!(fds, "0\n1\n2\n3\n");
+}
+
+/// Only root, and whoever the shim runs as, is served, even where the socket's mode lets others connect.
+/// To see it fail: in `shim/peers.rs` let `admits` say yes to everybody.
+#[test]
+fn another_users_connection_is_turned_away() {
+    needs_containers!();
+    needs!(subject::ours(), "containerd-shim-runc-v2 relies on the socket's mode");
+    use std::os::unix::fs::PermissionsExt;
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    shim.run();
+    let (address, service, id) = (shim.address.clone(), shim.service().to_owned(), shim.id());
+    let ask = move || {
+        let mut client = crate::support::wire::Client::connect(&address).map_err(|e| e.kind())?;
+        let request = containerd_shim_protos::api::StateRequest { id, ..Default::default() };
+        client.send(&service, "State", &request).map_err(|e| e.kind())?;
+        crate::support::wire::read_frame(client.raw()).map(drop).map_err(|e| e.kind())
+    };
+    let (as_root, as_stranger) = (ask.clone(), ask.clone());
+    assert_eq!(as_root(), Ok(()));
+    let other = |ask: Box<dyn FnOnce() -> Result<(), std::io::ErrorKind> + Send>| {
+        // The raw call changes this thread's user only.
+        let thread = std::thread::spawn(move || {
+            myshim::sys::cred::setresuid(65_534).expect("setresuid");
+            ask()
+        });
+        thread.join().expect("the thread")
+    };
+    assert_eq!(other(Box::new(ask)), Err(std::io::ErrorKind::PermissionDenied), "the socket's mode");
+    fs::set_permissions(&shim.address, fs::Permissions::from_mode(0o666)).expect("chmod");
+    assert!(other(Box::new(as_stranger)).is_err(), "a stranger was answered");
+    shim.state("").expect("root is served still");
+}
+
+/// Files that the shim makes in the bundle are root's alone.
+#[test]
+fn files_of_the_shim_in_the_bundle_are_for_root_only() {
+    needs_containers!();
+    needs!(subject::ours(), "which files there are is the shim's own affair");
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    let before = ["config.json", "log", "rootfs"];
+    shim.run();
+    let mut seen = 0;
+    for entry in fs::read_dir(&shim.bundle.folder).expect("list the bundle") {
+        let entry = entry.expect("an entry");
+        if !before.iter().any(|name| entry.file_name() == *name) {
+            let mode = entry.metadata().expect("stat").mode() & 0o777;
+            assert_eq!(mode & 0o077, 0, "{:?} has mode {mode:o}", entry.path());
+            seen += 1;
+        }
+    }
+    assert!(seen >= 2, "address and state");
+}
