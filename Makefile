@@ -1,7 +1,7 @@
 # Each target is one line: cargo, or one script of hack/. As root on Debian they install what they lack.
 PREFIX ?= /usr/local
 
-.PHONY: help build run test bench check install clean
+.PHONY: help build run test race bench check install clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -14,6 +14,9 @@ run: ## a demonstration with a private containerd: what the shim does, shown ste
 
 test: ## unit tests, integration tests with containerd 1.6, 1.7, 2.1 and on cgroup v2, leak check
 	@hack/test.sh
+
+race: ## attackers swap links into the root while containers are created; RACE_SECONDS=60
+	@RACE_SECONDS=$${RACE_SECONDS:-60} GUEST=no CONTAINERD_UNDER_TEST=1.7 hack/test.sh --nocapture race::
 
 bench: ## our shim beside containerd-shim-runc-v2: times, CPU and memory, with ratios; ROUNDS=20
 	@hack/bench.sh

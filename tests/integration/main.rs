@@ -37,4 +37,5 @@ mod cve_mounts;
 mod cve_process;
 mod faults;
 mod faults_child;
+mod race;
 mod stuck;

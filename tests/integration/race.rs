@@ -1,0 +1,174 @@
+//! Attackers beside Create: threads that swap directories and files of the root for links to a folder outside, and back,
+//! as fast as they can (renameat2(2) `RENAME_EXCHANGE`), while containers are made from that root. Nothing may ever appear
+//! outside, whatever Create answers.
+//!
+//! `make race` runs it for `RACE_SECONDS` and prints the figures; `make test` for a moment.
+
+use crate::needs_containers;
+use crate::support::bundle::Bundle;
+use crate::support::leak;
+use crate::support::shim::Host;
+use crate::support::subject;
+use containerd_shim_protos::api;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use serde_json::json;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// What is swapped in the root: mount targets, what is masked and made read-only, /dev with its nodes and console, /proc.
+const VICTIMS: [&str; 9] =
+    ["vol", "vol/below", "masked", "guarded", "dev", "dev/pts", "dev/console", "dev/null", "proc"];
+
+/// A thread that swaps until it is told to stop.
+struct Attacker {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Attacker {
+    fn new(root: &Path, victim: &str, outside: &Path, swaps: &Arc<AtomicU64>) -> Self {
+        let place = root.join(victim);
+        let (link, stop) =
+            (root.join(format!("link-{}", victim.replace('/', "-"))), Arc::<AtomicBool>::default());
+        symlink(outside.join(victim.replace('/', "-")), &link).expect("make a link");
+        let (told, swaps) = (stop.clone(), swaps.clone());
+        let thread = thread::spawn(move || {
+            while !told.load(Ordering::Relaxed) {
+                // Its parent may have been swapped away by another attacker: then the next try.
+                if renameat2(AT_FDCWD, &place, AT_FDCWD, &link, RenameFlags::RENAME_EXCHANGE).is_ok() {
+                    swaps.fetch_add(1, Ordering::Relaxed);
+                }
+                thread::yield_now();
+            }
+        });
+        Self { stop, thread }
+    }
+
+    fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("an attacker");
+    }
+}
+
+/// A root of its own, which the attackers can write: no overlay hides them.
+fn root(host: &Host) -> PathBuf {
+    let root = host.folder().join("root");
+    let copied =
+        Command::new("cp").arg("-a").arg(subject::image_root()).arg(&root).status().expect("start cp");
+    assert!(copied.success(), "copy the image");
+    for folder in ["vol/below", "guarded", "dev/pts", "proc"] {
+        fs::create_dir_all(root.join(folder)).expect("make a folder");
+    }
+    for file in ["masked", "dev/console", "dev/null"] {
+        let _ = fs::remove_file(root.join(file));
+        fs::write(root.join(file), "").expect("make a file");
+    }
+    root
+}
+
+/// Files where links into the outside lead: some are there, some are not.
+fn outside(host: &Host) -> PathBuf {
+    let outside = host.folder().join("outside");
+    for folder in ["vol", "dev", "guarded", "proc/sys/net/ipv4"] {
+        fs::create_dir_all(outside.join(folder)).expect("make a folder");
+    }
+    for file in ["masked", "proc/sys/net/ipv4/ip_forward"] {
+        fs::write(outside.join(file), "untouched").expect("make a file");
+    }
+    outside
+}
+
+/// Everything below `folder`: name, mode, owner, device number, size.
+fn picture(folder: &Path) -> Vec<String> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder).expect("list the outside").flatten() {
+        let data = fs::symlink_metadata(entry.path()).expect("stat");
+        let (path, mode, rdev) = (entry.path(), data.mode(), data.rdev());
+        all.push(format!("{} {mode:o} {}:{} {rdev} {}", path.display(), data.uid(), data.gid(), data.len()));
+        if data.is_dir() {
+            all.extend(picture(&path));
+        }
+    }
+    all.sort();
+    all
+}
+
+fn bundle(host: &Host, round: u64, root: &Path, mounts_seen: &Path) -> Bundle {
+    let mut bundle = host.bundle(&format!("r{round}"), "true");
+    bundle.mounts = vec![api::Mount {
+        type_: "bind".into(),
+        source: root.display().to_string(),
+        options: vec!["rbind".into(), "rw".into()],
+        ..Default::default()
+    }];
+    // Every other round /dev is the image's own.
+    if round.is_multiple_of(2) {
+        let mounts = bundle.config["mounts"].as_array_mut().expect("mounts");
+        mounts.retain(|mount| {
+            !["/dev", "/dev/shm", "/dev/mqueue"].iter().any(|path| mount["destination"] == *path)
+        });
+    }
+    for target in ["/vol", "/vol/below/deep/er"] {
+        bundle.push("/mounts", json!({"destination": target, "type": "tmpfs", "source": "tmpfs"}));
+    }
+    bundle.push("/linux/maskedPaths", json!("/masked"));
+    bundle.push("/linux/readonlyPaths", json!("/guarded"));
+    bundle.set("/linux/sysctl", json!({"net.ipv4.ip_forward": "1"}));
+    // Runs in the container's mount namespace, before the old root is gone: what has been mounted where?
+    let look = format!("cat /proc/self/mountinfo >>{}", mounts_seen.display());
+    bundle.set(
+        "/hooks/createContainer",
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", look], "env": ["PATH=/bin:/usr/bin"]}]),
+    );
+    bundle
+}
+
+#[test]
+fn swapped_links_never_lead_a_create_outside_the_root() {
+    needs_containers!();
+    let seconds = std::env::var("RACE_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
+    let host = Host::new();
+    let (root, outside, seen) = (root(&host), outside(&host), host.folder().join("mounts"));
+    let (before, forwarding) = (picture(&outside), fs::read("/proc/sys/net/ipv4/ip_forward").expect("read"));
+    let swaps = Arc::<AtomicU64>::default();
+    let attackers: Vec<_> =
+        VICTIMS.iter().map(|victim| Attacker::new(&root, victim, &outside, &swaps)).collect();
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let (mut made, mut refused) = (0, 0);
+    while Instant::now() < until || made + refused < 10 {
+        let shim = host.start(bundle(&host, made + refused, &root, &seen));
+        match shim.create() {
+            Ok(_) => made += 1,
+            Err(_) => refused += 1,
+        }
+        assert_eq!(
+            picture(&outside),
+            before,
+            "something appeared outside, after {made} and {refused} rounds"
+        );
+        assert_eq!(fs::read("/proc/sys/net/ipv4/ip_forward").expect("read"), forwarding, "the host's sysctl");
+        drop(shim);
+        let mounts = fs::read_to_string(&seen).unwrap_or_default();
+        let _ = fs::remove_file(&seen);
+        let strange: Vec<_> = mounts.lines().filter(|line| is_on(line, &outside)).collect();
+        assert!(strange.is_empty(), "mounted outside: {strange:?}");
+    }
+    attackers.into_iter().for_each(Attacker::end);
+    assert_eq!(leak::mounts_below(&outside), Vec::<String>::new());
+    let swaps = swaps.load(Ordering::Relaxed);
+    assert!(swaps > 0, "no attack was made");
+    println!(
+        "race: {seconds} s, {swaps} swaps, {made} containers created, {refused} refused, nothing outside"
+    );
+}
+
+/// Is the mount point of this line of mountinfo below `folder`?
+fn is_on(line: &str, folder: &Path) -> bool {
+    line.split(' ').nth(4).is_some_and(|point| Path::new(point).starts_with(folder))
+}
