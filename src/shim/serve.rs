@@ -21,6 +21,14 @@ use super::{reaper, stop};
 use crate::sys;
 use crate::sys::fault::fault;
 
+/// Variables that are read again after the start: where the host's options are, and systemd's bus.
+const NEEDED: [&str; 5] = [
+    super::options::HOST_FILE_VARIABLE,
+    "DBUS_SESSION_BUS_ADDRESS",
+    "DBUS_SYSTEM_BUS_ADDRESS",
+    "SYSTEMD_BUS_TIMEOUT",
+    "XDG_RUNTIME_DIR",
+];
 /// A worker thread that had nothing to do for so long ends: an idle shim has one thread.
 const THREAD_KEEP: Duration = Duration::from_millis(100);
 /// containerd waits 3 s for a shutdown.
@@ -66,7 +74,7 @@ pub fn run(args: ServeArgs) -> ExitCode {
 /// What the process itself needs: no core, no ptrace, no fd of it seen by others (CVE-2016-9962); orphans come here.
 fn prepare() -> std::io::Result<OwnedFd> {
     // Children on their way into a container are copies of this process, and so is their /proc/PID/environ.
-    sys::process::erase_environment(&[super::options::HOST_FILE_VARIABLE]);
+    sys::process::erase_environment(&NEEDED);
     sys::cred::set_dumpable(false)?;
     sys::cred::set_child_subreaper()?;
     sys::process::one_arena();

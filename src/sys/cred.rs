@@ -32,12 +32,6 @@ struct CapData {
 
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
-/// geteuid(2).
-pub fn geteuid() -> u32 {
-    // SAFETY: takes nothing.
-    unsafe { libc::geteuid() }
-}
-
 /// setresuid(2), the raw call: this thread only.
 pub fn setresuid(uid: u32) -> Result<()> {
     // SAFETY: takes integers only.

@@ -18,12 +18,6 @@ pub const STDIN: BorrowedFd<'static> = {
     unsafe { BorrowedFd::borrow_raw(0) }
 };
 
-/// Standard input, whatever it is at that moment.
-pub const STDIN: BorrowedFd<'static> = {
-    // SAFETY: 0 is always open in the children that use this, and nobody owns it.
-    unsafe { BorrowedFd::borrow_raw(0) }
-};
-
 /// Takes ownership of a descriptor that a kernel call just returned.
 pub(super) fn own(fd: libc::c_long) -> OwnedFd {
     // SAFETY: the caller passes the fresh result of a successful call, which nobody else owns.

@@ -83,7 +83,7 @@ fn cve_2016_9962_a_process_at_the_gate_shows_nothing_to_others_of_the_same_user(
 
 /// The same for who may trace everybody in its pid namespace: there is nothing of the shim's to be seen.
 /// To see it fail: in `engine/child/mod.rs` let `close_descriptors` do nothing, or in `shim/serve.rs` drop
-/// `erase_environment`, or in `shim/start.rs` drop `view::enter`.
+/// `erase_environment`.
 #[test]
 fn cve_2016_9962_a_process_at_the_gate_has_nothing_of_the_shims_even_for_a_tracer() {
     needs_containers!();
@@ -173,7 +173,8 @@ fn cve_2016_9962_an_execd_process_that_is_set_up_shows_nothing() {
     assert!(text.contains("environment 0\n") && !text.contains("write"), "{text}");
 }
 
-/// A container in the host's pid namespace, without CAP_SYS_PTRACE, sees the shim's pid and no more.
+/// A container in the host's pid namespace, without CAP_SYS_PTRACE, sees the shim's pid and no more. The shim holds more
+/// capabilities than it does, which keeps it out as well. To see it fail: give the container CAP_SYS_PTRACE.
 #[test]
 fn cve_2016_9962_the_shim_shows_nothing_to_a_container_in_the_hosts_pid_namespace() {
     needs_containers!();
