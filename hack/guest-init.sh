@@ -8,6 +8,11 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/r
 mounts() {
     mount -t proc proc /proc
     mount -t sysfs sysfs /sys
+    mount -t securityfs securityfs /sys/kernel/security
+    if [ -d /sys/fs/selinux ]; then
+        mount -t selinuxfs selinuxfs /sys/fs/selinux
+        cat "${guest_modules%/usr/*}/selinux/policy" >/sys/fs/selinux/load && echo 1 >/sys/fs/selinux/enforce
+    fi
     mountpoint -q /dev || mount -t devtmpfs devtmpfs /dev
     mkdir -p /dev/pts /dev/shm /dev/mqueue
     mount -t devpts -o ptmxmode=0666 devpts /dev/pts
@@ -63,7 +68,7 @@ command() {
     echo guest >/proc/sys/kernel/hostname
 
     . "$guest_share/guest/environment"
-    export TMPDIR=/run/tmp
+    export TMPDIR=/run/tmp PATH=$PATH:${guest_modules%/usr/*}/apparmor/sbin
     # The second console is guest.sh's standard output.
     busybox stty -F /dev/tty1 raw -echo
     bash "$guest_share/guest/command" </dev/null >/dev/tty1 2>&1 &

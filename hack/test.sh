@@ -80,6 +80,15 @@ elif ! hack/guest.sh prepare; then
 else
     export CONTAINERD_UNDER_TEST=1.7
     counted guest hack/guest.sh run "$results" "$integration" "$@"
+    # One kernel enforces either AppArmor or SELinux.
+    case "$*" in '' | *label*)
+        if [ -e "$target/guest/selinux/policy" ]; then
+            GUEST_LSM=selinux counted guest-selinux hack/guest.sh run "$results" "$integration" api_labels
+        else
+            echo "guest-selinux: no policy to load" | tee -a "$MYSHIM_TEST_SKIPS"
+        fi
+        ;;
+    esac
     # Once more with systemd as PID 1, and every container in a scope of its own.
     if (ensure_packages systemd dbus) && [ -x /usr/lib/systemd/systemd ]; then
         [ $# -gt 0 ] || set -- api_

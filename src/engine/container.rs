@@ -15,7 +15,7 @@ use super::error::{Doing, Error};
 use super::hooks::{self, Document, Inside};
 use super::plan::caps::{CAP_SYS_PTRACE, Wanted};
 use super::plan::init::Joined;
-use super::plan::{Fd, Given, Plan, Step, Sync};
+use super::plan::{Fd, Given, Plan, SecurityModules, Step, Sync};
 use super::seccomp::agent;
 use super::state::{Exit, State};
 use super::{create, rootfs};
@@ -126,7 +126,7 @@ pub(super) struct ForExec {
     pub pidns: bool,
     pub proc: Fd,
     pub filter: Option<Arc<super::seccomp::Filter>>,
-    pub apparmor: bool,
+    pub modules: SecurityModules,
     pub keyring: bool,
     pub personality: Option<u64>,
     pub memory_policy: Option<spec::LinuxMemoryPolicy>,
@@ -160,7 +160,7 @@ impl ForExec {
             pidns: all.contains(&Kind::Pid),
             proc: given.proc.clone(),
             filter: given.filter.clone(),
-            apparmor: given.apparmor,
+            modules: given.modules,
             keyring: no_keyring.is_none(),
             personality: given.personality,
             memory_policy: given.memory_policy.clone(),

@@ -15,7 +15,7 @@ use super::container::{Container, ForExec, Gate, Process};
 use super::error::{Doing, Error};
 use super::plan::caps::Wanted;
 use super::plan::init::{Inputs, Joined};
-use super::plan::{CgroupView, Fd, Given, HostMounts, Plan, Step, Sync, init};
+use super::plan::{CgroupView, Fd, Given, HostMounts, Plan, SecurityModules, Step, Sync, init, no_selinux};
 use super::rootfs::{self, RootfsMount};
 use super::state::{self, State};
 use super::{hooks, idmap, net_device, passwd, resctrl, rootless, seccomp};
@@ -176,7 +176,10 @@ fn given(
         setup_within: request.setup_within,
         gate: true,
         home: passwd::home(rootfs, uid),
-        apparmor: Path::new("/sys/module/apparmor/parameters/enabled").exists(),
+        modules: SecurityModules {
+            apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|yes| yes == b"Y\n"),
+            selinux: Path::new("/sys/fs/selinux").exists(),
+        },
     })
 }
 
@@ -220,7 +223,7 @@ fn inputs(
             bundle: request.bundle.clone(),
             cgroups: cgroup_views(cgroup),
             detached: HashMap::new(),
-            label: linux.mount_label().clone().filter(|label| !label.is_empty()),
+            label: mount_label(linux, given.modules)?,
         },
         given,
         stdio,
@@ -233,6 +236,14 @@ fn inputs(
         kcore: Path::new("/proc/kcore").exists(),
     };
     Ok((inputs, for_exec))
+}
+
+fn mount_label(linux: &Linux, modules: SecurityModules) -> Result<Option<String>, Error> {
+    let label = linux.mount_label().clone().filter(|label| !label.is_empty());
+    match label {
+        Some(label) if !modules.selinux => Err(no_selinux("linux.mountLabel", &label)),
+        label => Ok(label),
+    }
 }
 
 fn open_namespaces(linux: &Linux) -> Result<Vec<Joined>, Error> {
@@ -362,6 +373,8 @@ fn remedy(step: &Step, errno: i32) -> String {
         (Step::Rlimit { .. }, libc::EPERM) => "raising a hard limit needs CAP_SYS_RESOURCE",
         (Step::OomScoreAdj { .. }, libc::EACCES) => "lowering it needs CAP_SYS_RESOURCE",
         (Step::Sysctl { .. }, libc::ENOENT) => "this kernel has no such sysctl in the container's namespaces",
+        (Step::ExecLabel { .. }, libc::ENOENT) => "the kernel does not know this profile; load it first",
+        (Step::ExecLabel { .. }, libc::EINVAL) => "the policy does not know this label",
         (Step::MemoryPolicy { .. }, libc::EINVAL) => {
             "each node must be online and in the container's cpuset, and the kernel must know the mode"
         }

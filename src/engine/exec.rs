@@ -47,7 +47,7 @@ impl Container {
             late_birth: shared.pidns && shared.tracers.load(Ordering::Relaxed),
             gate: terminal,
             home: self.home(&process),
-            apparmor: shared.apparmor,
+            modules: shared.modules,
             personality: shared.personality,
             memory_policy: shared.memory_policy.clone(),
             setup_within: shared.setup_within,
@@ -112,14 +112,12 @@ impl Container {
         }
     }
 
-    /// COMPAT: what an exec's process leaves out it inherits from init's, as in runc.
+    /// COMPAT: what an exec's process leaves out it inherits from init's, as in runc. Not so its resource limits, of
+    /// which none means none, nor `noNewPrivileges`, which clients leave out when it is false.
     fn complete(&self, mut process: spec::Process) -> spec::Process {
         let init = &self.for_exec.process;
         if process.capabilities().is_none() {
             process.set_capabilities(init.capabilities().clone());
-        }
-        if process.rlimits().as_ref().is_none_or(Vec::is_empty) {
-            process.set_rlimits(init.rlimits().clone());
         }
         if process.apparmor_profile().as_ref().is_none_or(String::is_empty) {
             process.set_apparmor_profile(init.apparmor_profile().clone());
@@ -135,7 +133,6 @@ impl Container {
         process.user_mut().set_umask(umask);
         process.set_oom_score_adj(process.oom_score_adj().or(init.oom_score_adj()));
         rootless::restrict_oom_score(&mut process);
-        process.set_no_new_privileges(process.no_new_privileges().or(init.no_new_privileges()));
         process
     }
 

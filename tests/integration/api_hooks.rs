@@ -1,6 +1,7 @@
 //! Hooks: all six moments, their namespaces, what they are given, their time-outs and failures.
 
 use crate::needs_containers;
+use crate::support::differences::runc_differs;
 use crate::support::run::output;
 use crate::support::shim::{Host, Shim};
 use crate::support::subject::ours;
@@ -61,13 +62,17 @@ fn hooks_run_in_their_namespaces_in_order_with_the_state() {
     let moments = |text: &str| -> Vec<String> {
         text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
     };
-    let so_far = fs::read_to_string(&log).expect("the log");
-    assert_eq!(moments(&so_far), ["prestart", "createRuntime", "createContainer"], "{so_far}");
+    if !runc_differs("poststart hooks at Create") {
+        let so_far = fs::read_to_string(&log).expect("the log");
+        assert_eq!(moments(&so_far), ["prestart", "createRuntime", "createContainer"], "{so_far}");
+    }
     shim.start("").expect("Start");
     end(&shim);
     let text = fs::read_to_string(&log).expect("the log");
     let order = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
-    assert_eq!(moments(&text), order, "{text}");
+    if ours() {
+        assert_eq!(moments(&text), order, "{text}");
+    }
     for line in text.lines() {
         let words: Vec<&str> = line.split(' ').collect();
         let in_container = ["createContainer", "startContainer"].contains(&words[0]);
@@ -75,7 +80,8 @@ fn hooks_run_in_their_namespaces_in_order_with_the_state() {
         assert_eq!(words.last(), Some(&"1"), "annotations: {line}");
         let status = match words[0] {
             "startContainer" => "created",
-            "poststart" => "running",
+            "poststart" if ours() => "running",
+            "poststart" => "created",
             "poststop" => "stopped",
             _ => "creating",
         };
@@ -145,11 +151,19 @@ fn timeout_of_nothing_is_refused() {
 fn failing_hooks_of_start_fail_it_and_end_the_container() {
     needs_containers!();
     for moment in ["startContainer", "poststart"] {
+        if moment == "startContainer" && runc_differs("failing startContainer hook") {
+            continue;
+        }
         let host = Host::new();
         let mut bundle = host.bundle("a", "sleep 1000");
         bundle.set(&format!("/hooks/{moment}"), hook("echo bad day; exit 4", None));
         let shim = host.start(bundle);
-        let pid = shim.create().expect("Create");
+        let created = shim.create();
+        if runc_differs("poststart hooks at Create") {
+            created.expect_err("a failure");
+            continue;
+        }
+        let pid = created.expect("Create");
         let failure = shim.start("").expect_err("a failure");
         if ours() {
             let told = format!("hooks.{moment}[0] /bin/sh: exit status 4");
@@ -165,6 +179,9 @@ fn failing_hooks_of_start_fail_it_and_end_the_container() {
 #[test]
 fn failing_poststop_hook_does_not_keep_the_next_from_running() {
     needs_containers!();
+    if runc_differs("failing poststop hook") {
+        return;
+    }
     let host = Host::new();
     let log = host.folder().join("log");
     let mut bundle = host.bundle("a", "sleep 1000");

@@ -3,11 +3,12 @@
 
 use crate::support::leak;
 use crate::support::shim::{Host, Shim};
-use crate::support::subject::{cgroup_v2, ours};
+use crate::support::subject::{cgroup_v2, ours, peer_lacks, systemd_cgroups};
 use crate::{needs, needs_containers};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn started<'h>(host: &'h Host, resources: &Value) -> Shim<'h> {
     let shim = host.start(with(host, resources));
@@ -64,13 +65,14 @@ fn rows() -> Vec<Row<'static>> {
         // "limit: specifies the maximum number of tasks in the cgroup"; "-1" is none.
         (json!({"pids": {"limit": 77}}), &[("pids.max", "77")], &[("pids.max", "77")]),
         (json!({"pids": {"limit": -1}}), &[("pids.max", "max")], &[("pids.max", "max")]),
-        // "swappiness", "kernelTCP": files of v1 alone.
-        (json!({"memory": {"swappiness": 40}}), &[("memory.swappiness", "40")], &[]),
-        (json!({"memory": {"kernelTCP": 8_388_608}}), &[("memory.kmem.tcp.limit_in_bytes", "8388608")], &[]),
         // "kernel: NOT RECOMMENDED": kernels do not know it any more, and runc passes over it.
         (json!({"memory": {"kernel": 16_777_216}}), &[], &[]),
     ];
     if ours() {
+        // "swappiness", "kernelTCP": files of v1 alone. runc passes over the second, and over the first in an update.
+        rows.push((json!({"memory": {"swappiness": 40}}), &[("memory.swappiness", "40")], &[]));
+        let tcp = json!({"memory": {"kernelTCP": 8_388_608}});
+        rows.push((tcp, &[("memory.kmem.tcp.limit_in_bytes", "8388608")], &[]));
         // "burst" and "idle", which the runcs of Debian 12 do not know yet.
         rows.push((
             json!({"cpu": {"quota": 50000, "period": 100_000, "burst": 10000}}),
@@ -187,6 +189,7 @@ fn disks_are_throttled() {
             assert_eq!(seen("blkio.throttle.write_iops_device"), format!("{disk} 200"));
         }
     }
+    needs!(!peer_lacks(1, 2), "this runc does not take throttles away");
     shim.update(&all(0, 0)).expect("Update");
     let file = if cgroup_v2() { "io.max" } else { "blkio.throttle.read_bps_device" };
     assert_eq!(seen(file), "");
@@ -268,6 +271,31 @@ fn limit_below_the_usage_is_refused_when_asked_to_look_first() {
         "{failure:?}"
     );
     assert_files(&shim, &[("memory.limit_in_bytes", "268435456")], &[("memory.max", "268435456")], &tiny);
+}
+
+/// A hybrid host with a hierarchy that few hosts mount, for this test's thread and the shims it starts. Only in the
+/// guest: it is the whole machine's kernel that gets the hierarchy.
+fn become_hybrid() {
+    myshim::sys::ns::unshare(libc::CLONE_NEWNS).expect("a mount namespace for the test");
+    let script = "mount --make-rslave / && mount -t tmpfs tmpfs /sys/fs/cgroup && cd /sys/fs/cgroup && \
+        mkdir unified net_cls && mount -t cgroup2 cgroup2 unified && mount -t cgroup -o net_cls cgroup net_cls";
+    let status = Command::new("sh").args(["-c", script]).status().expect("start sh");
+    assert!(status.success(), "{script}");
+}
+
+/// "classID: the network class identifier the cgroup's network packets will be tagged with".
+#[test]
+fn network_class_is_set_where_its_hierarchy_is() {
+    needs_containers!();
+    let guest = fs::read_to_string("/proc/cmdline").is_ok_and(|text| text.contains("guest_share="));
+    needs!(guest, "mounting net_cls would change the whole machine");
+    needs!(!systemd_cgroups(), "systemd keeps the cgroups of this guest");
+    become_hybrid();
+    let host = Host::new();
+    let shim = started(&host, &json!({"network": {"classID": 1_048_577}}));
+    assert_eq!(read(&shim, "net_cls.classid").as_deref(), Some("1048577"));
+    shim.update(&json!({"network": {"classID": 7}})).expect("Update");
+    assert_eq!(read(&shim, "net_cls.classid").as_deref(), Some("7"));
 }
 
 /// What the kernel or the spec forbids fails Create with the field and the reason, and leaves nothing.

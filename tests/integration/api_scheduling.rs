@@ -35,9 +35,6 @@ fn sleeper<'h>(host: &'h Host, process: &[(&str, Value)]) -> Shim<'h> {
     for (field, value) in process {
         bundle.set(&format!("/process/{field}"), value.clone());
     }
-    if let Some(real_time) = real_time_for_the_run() {
-        bundle.set("/linux/resources/cpu", real_time);
-    }
     host.start(bundle)
 }
 
@@ -72,7 +69,12 @@ fn init_has_its_real_time_policy() {
     needs!(!cgroup_v2(), "CONFIG_RT_GROUP_SCHED keeps real time out of v2 cgroups");
     for (policy, number, priority) in [("SCHED_FIFO", 1, 10), ("SCHED_RR", 2, 20)] {
         let host = Host::new();
-        let shim = sleeper(&host, &[("scheduler", json!({"policy": policy, "priority": priority}))]);
+        let mut bundle = host.bundle("a", "exec sleep 1000");
+        bundle.set("/process/scheduler", json!({"policy": policy, "priority": priority}));
+        if let Some(real_time) = real_time_for_the_run() {
+            bundle.set("/linux/resources/cpu", real_time);
+        }
+        let shim = host.start(bundle);
         assert_eq!(scheduling(shim.run()), (number, priority, 0), "{policy}");
     }
 }

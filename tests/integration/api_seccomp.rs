@@ -132,13 +132,13 @@ fn agent_gets_the_listener_with_the_containers_state_and_answers() {
     for no_new_privileges in [true, false] {
         let host = Host::new();
         let agent = Agent::new(host.folder(), libc::EDQUOT);
-        let out = Sink::new(host.folder().join("out"));
+        let (out, err) = (Sink::new(host.folder().join("out")), Sink::new(host.folder().join("err")));
         let mut bundle = host.bundle("a", "mkdir /x 2>&1; echo after");
         notify(&mut bundle, &agent, &["mkdir", "mkdirat"]);
         bundle.set("/process/noNewPrivileges", json!(no_new_privileges));
         bundle.set("/annotations", json!({"colour": "blue"}));
         let shim = host.start(bundle);
-        let pid = shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
+        let pid = shim.run_with(&Stdio3 { stdout: out.uri(), stderr: err.uri(), ..Default::default() });
         assert_eq!(shim.wait("").expect("Wait"), 0);
         let text = out.finish();
         assert!(text.contains("quota exceeded") && text.ends_with("after\n"), "{text}");

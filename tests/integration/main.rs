@@ -14,6 +14,7 @@ mod api_fallback;
 mod api_features;
 mod api_hooks;
 mod api_identity;
+mod api_labels;
 mod api_lifecycle;
 mod api_log;
 mod api_memory;

@@ -290,6 +290,45 @@ mod tests {
         cgroup.remove(Duration::ZERO).unwrap();
     }
 
+    /// No kernel of ours has these controllers or disks: a folder stands for the container's cgroup, and what is
+    /// tested is what would be written where.
+    fn written(json: &str, files: &[&str]) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        for name in files {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        let controllers = ["rdma", "net_prio", "blkio"].map(str::to_owned).to_vec();
+        let (mount, dir) = (folder.path().to_owned(), folder.path().to_owned());
+        let cgroup = Cgroup::new(vec![super::super::Dir { controllers, mount, dir }], None);
+        cgroup.update(&resources(json)).unwrap();
+        files.iter().map(|name| std::fs::read_to_string(folder.path().join(name)).unwrap()).collect()
+    }
+
+    #[test]
+    fn rdma_is_limited_by_device() {
+        let json = r#"{"rdma":{"mlx5_1":{"hcaHandles":3,"hcaObjects":10000}}}"#;
+        assert_eq!(written(json, &["rdma.max"]), ["mlx5_1 hca_handle=3 hca_object=10000"]);
+        assert_eq!(written(r#"{"rdma":{"a":{"hcaObjects":2}}}"#, &["rdma.max"]), ["a hca_object=2"]);
+    }
+
+    #[test]
+    fn network_priorities_are_set_by_interface() {
+        let json = r#"{"network":{"priorities":[{"name":"eth0","priority":500}]}}"#;
+        assert_eq!(written(json, &["net_prio.ifpriomap"]), ["eth0 500"]);
+    }
+
+    #[test]
+    fn block_weights_go_to_the_files_of_the_scheduler_at_work() {
+        let json = r#"{"blockIO":{"weight":300,"leafWeight":20,
+            "weightDevice":[{"major":8,"minor":16,"weight":500,"leafWeight":30}]}}"#;
+        let names = ["weight", "leaf_weight", "weight_device", "leaf_weight_device"];
+        for scheduler in ["blkio", "blkio.bfq"] {
+            let files = names.map(|name| format!("{scheduler}.{name}"));
+            let files = files.each_ref().map(String::as_str);
+            assert_eq!(written(json, &files), ["300", "20", "8:16 500", "8:16 30"], "{scheduler}");
+        }
+    }
+
     #[test]
     fn a_pids_limit_of_zero_leaves_room_for_init_alone() {
         assert_eq!((pids_max(0), pids_max(-1), pids_max(5)), ("1".into(), "max".into(), "5".into()));

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use oci_spec::runtime::{Process, Spec};
 
 use super::init::Joined;
-use super::{CgroupView, Fd, Given, HostMounts, Plan, Step, exec, init};
+use super::{CgroupView, Fd, Given, HostMounts, Plan, SecurityModules, Step, exec, init};
 use crate::engine::seccomp;
 use crate::oci;
 
@@ -36,7 +36,7 @@ fn given(filter: bool) -> Given {
         filter: filter.map(Arc::new),
         gate: true,
         home: "/root".into(),
-        apparmor: true,
+        modules: SecurityModules { apparmor: true, selinux: true },
         personality: None,
         memory_policy: None,
     }

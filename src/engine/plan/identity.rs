@@ -66,6 +66,13 @@ impl Program {
     }
 }
 
+/// Which security modules this kernel has at work.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SecurityModules {
+    pub apparmor: bool,
+    pub selinux: bool,
+}
+
 /// What the shim knows besides the spec's `process`.
 pub struct Given {
     /// The shim's own procfs.
@@ -79,8 +86,7 @@ pub struct Given {
     pub gate: bool,
     /// HOME where the environment has none.
     pub home: String,
-    /// Does this kernel have AppArmor?
-    pub apparmor: bool,
+    pub modules: SecurityModules,
     /// The execution domain (personality(2)).
     pub personality: Option<u64>,
     pub memory_policy: Option<LinuxMemoryPolicy>,
@@ -264,7 +270,7 @@ fn labels(plan: &mut Plan, process: &Process, given: &Given) -> Result<(), Error
     let proc = || given.proc.clone();
     let unconfined = |p: &&String| !p.is_empty() && *p != "unconfined";
     if let Some(profile) = process.apparmor_profile().as_ref().filter(unconfined) {
-        if !given.apparmor {
+        if !given.modules.apparmor {
             let remedy = "this kernel has no AppArmor: drop the profile or enable AppArmor";
             return Err(Error::Spec(format!("process.apparmorProfile {profile:?}: {remedy}")));
         }
@@ -272,10 +278,19 @@ fn labels(plan: &mut Plan, process: &Process, given: &Given) -> Result<(), Error
         plan.steps.push(Step::ExecLabel { file, label: c_string(format!("exec {profile}"))?, proc: proc() });
     }
     if let Some(label) = process.selinux_label().as_ref().filter(|l| !l.is_empty()) {
+        if !given.modules.selinux {
+            return Err(no_selinux("process.selinuxLabel", label));
+        }
         let file = c"self/attr/exec".to_owned();
         plan.steps.push(Step::ExecLabel { file, label: c_string(label)?, proc: proc() });
     }
     Ok(())
+}
+
+/// COMPAT: refused as by runc: a label that is not there protects nothing.
+pub fn no_selinux(field: &str, label: &str) -> Error {
+    let remedy = "this kernel has no SELinux: drop the label or enable SELinux";
+    Error::Spec(format!("{field} {label:?}: {remedy}"))
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use crate::sys::cred::{CapSets, Strings};
 use crate::sys::mount::MountAttr;
 use crate::sys::process::{CpuSet, NodeSet, SchedAttr};
 
-pub use identity::{Given, Program};
+pub use identity::{Given, Program, SecurityModules, no_selinux};
 pub use mounts::{CgroupView, Host as HostMounts};
 pub use target::{Target, c_string};
 

@@ -42,6 +42,19 @@ pub const DIFFERENCES: &[(&str, &str)] = &[
         "runc before 1.3.2 converts in a straight line (1024 to 39); ours follows the later curve (1024 to 100)",
     ),
     (
+        "poststart hooks at Create",
+        "runc runs them at the end of create; the spec: after the user-specified process is executed",
+    ),
+    (
+        "failing startContainer hook",
+        "runc start has returned when init runs the hook: the failure shows as init's exit only",
+    ),
+    (
+        "failing poststop hook",
+        "runc leaves the rest out or fails Delete; the spec: a warning, and the rest runs",
+    ),
+    ("oom score of an exec", "runc gives every exec the container's, whatever its own process says"),
+    (
         "events while containerd is away",
         "the Go publisher gives up after a few tries; ours keeps its journal",
     ),

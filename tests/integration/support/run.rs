@@ -22,27 +22,45 @@ pub fn outcome(script: &str, change: impl Fn(&mut Bundle, &Path)) -> (u32, Strin
     let host = Host::new();
     // A mapped root has no rights in a folder that is closed to all but the real one.
     fs::set_permissions(host.folder(), fs::Permissions::from_mode(0o755)).expect("chmod");
-    let out = Sink::new(host.folder().join("out"));
+    let both = Both::new(host.folder(), "out");
     let mut bundle = host.bundle("a", script);
     change(&mut bundle, host.folder());
     let shim = host.start(bundle);
-    shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
+    shim.run_with(&both.stdio());
     let status = shim.wait("").expect("Wait");
     shim.delete("").expect("Delete");
-    (status, out.finish())
+    (status, both.finish())
+}
+
+/// stdout and stderr, each with a fifo of its own: the Go shim opens them one after the other, and closes the first when
+/// the process has ended meanwhile.
+struct Both([Sink; 2]);
+
+impl Both {
+    fn new(folder: &Path, name: &str) -> Self {
+        Self(["1", "2"].map(|number| Sink::new(folder.join(format!("{name}.{number}")))))
+    }
+
+    fn stdio(&self) -> Stdio3 {
+        Stdio3 { stdout: self.0[0].uri(), stderr: self.0[1].uri(), ..Default::default() }
+    }
+
+    #[track_caller]
+    fn finish(self) -> String {
+        self.0.map(Sink::finish).concat()
+    }
 }
 
 /// Exit status and output of a further process of a running container.
 #[track_caller]
 pub fn exec(shim: &Shim<'_>, process: &Value) -> (u32, String) {
     let name = super::subject::unique("exec");
-    let out = Sink::new(shim.host.folder().join(&name));
-    let stdio = Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() };
-    shim.exec_process(&name, process, &stdio).expect("Exec");
+    let both = Both::new(shim.host.folder(), &name);
+    shim.exec_process(&name, process, &both.stdio()).expect("Exec");
     shim.start(&name).expect("Start");
     let status = shim.wait(&name).expect("Wait");
     shim.delete(&name).expect("Delete");
-    (status, out.finish())
+    (status, both.finish())
 }
 
 /// Output of a script run by exec, as a process that `change` has changed; it must end well.
