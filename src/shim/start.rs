@@ -88,7 +88,7 @@ pub fn run(args: &Args) -> Result<ExitCode, StartError> {
         return Ok(undo.keep());
     };
     // The shim's first call after the fork, on no descriptor at all: the one that can fail is told while stderr is there.
-    sys::fs::close_range(u32::MAX, 0).map_err(StartError::Kernel)?;
+    sys::fs::close_range(u32::MAX, u32::MAX).map_err(StartError::Kernel)?;
     let mut placed = placement::Placed::default();
     let forked = placement::apply(&resolved.options.shim_cgroup, &mut placed)
         .map_err(StartError::from)

@@ -25,7 +25,7 @@ impl Seat {
             let _ = process::die_with_parent();
             fs::close(gate.as_raw_fd());
             // Of all that the shim has open, only the socket stays: a pipe held here would not end elsewhere.
-            if fs::dup2(theirs.as_fd(), 0).and_then(|()| fs::close_range(1, 0)).is_ok() {
+            if fs::dup2(theirs.as_fd(), 0).and_then(|()| fs::close_range(1, u32::MAX)).is_ok() {
                 let _ = socket::recv(fs::STDIN, &mut [0]);
             }
             process::exit(0)
