@@ -7,6 +7,9 @@ use std::path::Path;
 
 use super::error::{Error, Result};
 
+/// kernfs fills a buffer of one page at a time.
+const PAGE: usize = 4096;
+
 /// Writes `value` to `dir/file`, which must exist.
 pub fn write(dir: &Path, file: &str, value: &str) -> Result<()> {
     let path = dir.join(file);
@@ -59,8 +62,11 @@ pub fn key(text: &str, name: &str) -> Option<u64> {
 }
 
 fn read_path(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.read_to_string(&mut text)?;
+    // Room for what the kernel gives at once: such files have no size to go by, and growing step by step takes many reads.
+    let mut text = String::with_capacity(PAGE);
+    // Through `take`, because a file read as such is first asked for its size.
+    File::open(path)?.take(u64::MAX).read_to_string(&mut text)?;
+    text.shrink_to_fit();
     Ok(text)
 }
 

@@ -18,6 +18,8 @@ use crate::sys::bpf;
 pub struct OomWatch {
     source: Source,
     seen: Counters,
+    /// The kernel has had something to say. Until then the counters need no look.
+    woken: bool,
 }
 
 #[derive(Debug)]
@@ -32,8 +34,6 @@ struct Counters {
     kills: u64,
     /// cgroup2: how often an allocation failed at the container's own limit.
     hits: u64,
-    /// v1: whether the use has ever reached the limit in force.
-    at_limit: bool,
 }
 
 impl Cgroup {
@@ -55,7 +55,7 @@ impl Cgroup {
             }
         };
         let seen = source.counters().unwrap_or_default();
-        Ok(OomWatch { source, seen })
+        Ok(OomWatch { source, seen, woken: false })
     }
 }
 
@@ -71,13 +71,17 @@ impl OomWatch {
     /// KERNEL: v1 signals before it kills, so the kill may not be counted yet: ask again when a process of the
     /// container has ended, before that is reported.
     pub fn take(&mut self) -> bool {
+        self.woken |= self.source.rearm();
+        if !self.woken {
+            return false;
+        }
         // A cgroup that is gone has nothing more to say.
         let Some(now) = self.source.counters() else { return false };
         if now.kills <= self.seen.kills {
             return false;
         }
         // Both counters move on together only with a kill: the hit is counted before the kill that it leads to.
-        let own = now.hits > self.seen.hits || now.at_limit;
+        let own = now.hits > self.seen.hits || self.source.at_limit();
         self.seen = now;
         own
     }
@@ -99,25 +103,39 @@ impl AsRawFd for OomWatch {
 }
 
 impl Source {
+    /// Makes the descriptor quiet again; was it loud? cgroup2 rearms by reading the counters, and cannot say.
+    fn rearm(&self) -> bool {
+        match self {
+            // Takes the count off; EAGAIN when there is none.
+            Source::V1 { event, .. } => (&*event).read(&mut [0; 8]).is_ok(),
+            Source::V2 { .. } => true,
+        }
+    }
+
     fn counters(&self) -> Option<Counters> {
         match self {
-            Source::V1 { event, dir } => {
-                // Takes the count off; EAGAIN when there is none.
-                let _ = (&*event).read(&mut [0; 8]);
+            Source::V1 { dir, .. } => {
                 let control = file::read(dir, "memory.oom_control").ok()?;
-                // KERNEL: kills are counted since 4.13. Hits of the own limit are not: failcnt stays 0 on 6.18,
-                // and the event is sent to every child of the cgroup whose limit was hit. The peak tells.
-                let at_limit = reached(dir, "memory") || reached(dir, "memory.memsw");
-                Some(Counters { kills: file::key(&control, "oom_kill")?, hits: 0, at_limit })
+                // KERNEL: kills are counted since 4.13. Hits of the own limit are not: see `at_limit`.
+                Some(Counters { kills: file::key(&control, "oom_kill")?, hits: 0 })
             }
             Source::V2 { events } => {
                 // KERNEL: only a read through this very descriptor rearms its poll.
                 let mut text = [0; 512];
                 let read = events.read_at(&mut text, 0).ok()?;
                 let text = std::str::from_utf8(&text[..read]).ok()?;
-                let (kills, hits) = (file::key(text, "oom_kill")?, file::key(text, "oom")?);
-                Some(Counters { kills, hits, at_limit: false })
+                Some(Counters { kills: file::key(text, "oom_kill")?, hits: file::key(text, "oom")? })
             }
+        }
+    }
+
+    /// v1: whether the use has ever reached the limit in force.
+    ///
+    /// KERNEL: failcnt stays 0 on 6.18, and the event is sent to every child of the cgroup whose limit was hit. The peak tells.
+    fn at_limit(&self) -> bool {
+        match self {
+            Source::V1 { dir, .. } => reached(dir, "memory") || reached(dir, "memory.memsw"),
+            Source::V2 { .. } => false,
         }
     }
 }
