@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::tasks::Tasks;
-use crate::sys::process;
+use crate::sys::{memory, process};
 
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -17,8 +17,11 @@ static LOOKING: AtomicBool = AtomicBool::new(false);
 /// A child has ended since the look began.
 static AGAIN: AtomicBool = AtomicBool::new(false);
 
-/// Looks for dead strangers soon; several calls are one look.
+/// Looks for dead strangers soon, if anybody is dead who was not reaped at once; several calls are one look.
 pub fn later(tasks: &Tasks) {
+    if !process::any_zombie() {
+        return;
+    }
     AGAIN.store(true, Ordering::Relaxed);
     if !LOOKING.swap(true, Ordering::Relaxed) {
         tokio::spawn(look(tasks.clone()));
@@ -41,6 +44,8 @@ async fn look(tasks: Tasks) {
         }
     }
     LOOKING.store(false, Ordering::Relaxed);
+    // Most likely nothing follows for a while.
+    memory::give_back();
 }
 
 fn known(tasks: &Tasks) -> HashSet<i32> {

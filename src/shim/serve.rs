@@ -56,8 +56,14 @@ pub struct ServeArgs {
 pub fn run(args: ServeArgs) -> ExitCode {
     let served = prepare().and_then(|signals| {
         let mut builder = tokio::runtime::Builder::new_current_thread();
-        let runtime = builder.enable_all().thread_keep_alive(THREAD_KEEP).build()?;
-        let served = runtime.block_on(serve(args, signals));
+        let runtime = builder
+            .enable_all()
+            .thread_keep_alive(THREAD_KEEP)
+            .on_thread_stop(sys::memory::give_back)
+            .build()?;
+        // A task of its own: what wakes block_on's future has to interrupt the runtime's sleep each time.
+        let served = runtime.block_on(async { tokio::spawn(serve(args, signals)).await });
+        let served = served.unwrap_or_else(|e| Err(std::io::Error::other(e)));
         // A thread that hangs in a system call must not keep the shim.
         runtime.shutdown_background();
         served
@@ -77,7 +83,8 @@ fn prepare() -> std::io::Result<OwnedFd> {
     sys::process::erase_environment(&NEEDED);
     sys::cred::set_dumpable(false)?;
     sys::cred::set_child_subreaper()?;
-    sys::process::one_arena();
+    sys::process::heed_signals();
+    sys::memory::one_arena();
     Ok(sys::process::signalfd(&[libc::SIGTERM, libc::SIGINT, libc::SIGCHLD])?)
 }
 
@@ -89,18 +96,10 @@ async fn serve(args: ServeArgs, signals: OwnedFd) -> std::io::Result<()> {
     let mut server = server(&args, &tasks, socket.clone(), done.clone())?;
     server.start().await.map_err(std::io::Error::other)?;
     let signals = register(signals, Interest::READABLE)?;
-    let mut idle = std::pin::pin!(tokio::time::sleep(args.options.idle_timeout));
-    let mut waiting = true;
+    end_unless_used(tasks.clone(), args.options.idle_timeout, done.clone());
     loop {
         tokio::select! {
             _ = finished.recv() => break,
-            () = &mut idle, if waiting => {
-                waiting = false;
-                if !tasks.was_used() && tasks.close_if_empty("") {
-                    ::log::info!("no container was created within {:?}: ending", args.options.idle_timeout);
-                    break;
-                }
-            }
             ready = signals.readable() => {
                 let mut ready = ready?;
                 while let Some(signal) = sys::process::signalfd_read(signals.get_ref().as_fd())? {
@@ -117,6 +116,17 @@ async fn serve(args: ServeArgs, signals: OwnedFd) -> std::io::Result<()> {
     // Whoever killed the shim now would leave what `delete` has to find again.
     tasks.unfinished.nothing_lingers().await;
     Ok(())
+}
+
+/// Ends a shim that nobody wants. The timer goes with the first Create.
+fn end_unless_used(tasks: Tasks, limit: Duration, done: mpsc::UnboundedSender<()>) {
+    tokio::spawn(async move {
+        if tokio::time::timeout(limit, tasks.used()).await.is_err() && tasks.close_if_empty("") {
+            ::log::info!("no container was created within {limit:?}: ending");
+            // The receiver lives as long as the shim.
+            let _ = done.send(());
+        }
+    });
 }
 
 fn server(

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::Notify;
+
 use super::error;
 use super::inflight::{Inflight, Outcome, Reply};
 use super::options::{self, Options};
@@ -35,8 +37,8 @@ pub struct Tasks {
     pub inflight: Inflight,
     pub unfinished: Unfinished,
     tasks: Arc<Mutex<HashMap<String, Arc<Task>>>>,
-    /// Has there ever been a Create?
-    used: Arc<AtomicBool>,
+    /// Told of every Create.
+    used: Arc<Notify>,
     /// The shim is ending: no Create any more.
     closed: Arc<AtomicBool>,
 }
@@ -90,11 +92,12 @@ impl Tasks {
 
     /// A Create has come: the shim is wanted.
     pub fn set_used(&self) {
-        self.used.store(true, Ordering::Relaxed);
+        self.used.notify_one();
     }
 
-    pub fn was_used(&self) -> bool {
-        self.used.load(Ordering::Relaxed)
+    /// Until the first Create, whether it succeeds or not.
+    pub async fn used(&self) {
+        self.used.notified().await;
     }
 
     /// Refuses every Create from now on, if there is no task and nobody makes one; `id` is whose Create does not count.

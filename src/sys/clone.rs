@@ -10,6 +10,8 @@ use super::fs::own;
 
 /// From `linux/sched.h`; libc's constant is too narrow for it.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+/// As above: the child has no signal handlers (Linux 5.5).
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 
 /// A process just cloned: its pid as the caller's pid namespace counts, and its pidfd.
 #[derive(Debug)]
@@ -31,7 +33,7 @@ pub fn clone3(
     let mut pidfd: i32 = -1;
     // SAFETY: clone_args is plain integers, for which all zeroes is valid.
     let mut args: libc::clone_args = unsafe { MaybeUninit::zeroed().assume_init() };
-    args.flags = flags | libc::CLONE_PIDFD as u64;
+    args.flags = flags | CLONE_CLEAR_SIGHAND | libc::CLONE_PIDFD as u64;
     args.pidfd = &raw mut pidfd as u64;
     args.exit_signal = if flags & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 };
     if let Some(dir) = cgroup {

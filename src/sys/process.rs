@@ -50,6 +50,11 @@ pub fn waitid(pidfd: BorrowedFd<'_>, flags: i32) -> Result<Option<Exit>> {
     wait(libc::P_PIDFD, pidfd.as_raw_fd() as u32, flags)
 }
 
+/// Is any child dead and not yet reaped? Leaves it so.
+pub fn any_zombie() -> bool {
+    matches!(wait(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT), Ok(Some(_)))
+}
+
 /// waitid(2) by pid, for a child whose pidfd nobody has.
 pub fn waitid_pid(pid: i32, flags: i32) -> Result<Option<Exit>> {
     wait(libc::P_PID, pid as u32, flags)
@@ -173,15 +178,29 @@ pub fn set_mempolicy(mode: i32, nodes: Option<&NodeSet>) -> Result<()> {
     check("set_mempolicy", r).map(drop)
 }
 
-/// Gives the calling thread default dispositions for all signals and an empty mask: what an executed program expects.
+/// Ends what the starter had ignored: an ignored signal stays so over execve(2), in every process to come. SIGPIPE
+/// stays ignored, because a socket that its peer has left must be an error here; see `reset_signals`.
+pub fn heed_signals() {
+    for signal in (1..=64).filter(|signal| *signal != libc::SIGPIPE) {
+        // SAFETY: sigaction is plain data, for which all zeroes is valid.
+        let mut now: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+        // SAFETY: now is live, and nothing new is set. libc's own signals are refused and keep `now` zero.
+        unsafe { libc::sigaction(signal, ptr::null(), &mut now) };
+        if now.sa_sigaction == libc::SIG_IGN {
+            // SAFETY: SIG_DFL runs no code of ours.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+    }
+}
+
+/// Gives a child of `clone3` default dispositions for all signals and an empty mask: what an executed program expects.
+/// The clone has dropped all handlers, `heed_signals` whatever the starter ignored; SIGPIPE is left.
 pub fn reset_signals() -> Result<()> {
     // SAFETY: sigset_t is plain data, for which all zeroes (the empty set) is valid.
     let none: libc::sigset_t = unsafe { MaybeUninit::zeroed().assume_init() };
     // ORDER: dispositions first, so that a pending signal that the new mask lets in meets its default.
-    for signal in 1..=64 {
-        // SAFETY: SIG_DFL runs no code of ours; SIGKILL, SIGSTOP and libc's own signals refuse, which is right.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
-    }
+    // SAFETY: SIG_DFL runs no code of ours.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     // SAFETY: none is a live sigset_t.
     let r = unsafe { libc::sigprocmask(libc::SIG_SETMASK, &none, ptr::null_mut()) };
     check("sigprocmask", r.into()).map(drop)
@@ -257,12 +276,6 @@ pub unsafe fn fork() -> Result<i32> {
     // SAFETY: the caller vouches for being alone.
     let r = unsafe { libc::fork() };
     check("fork", r.into()).map(|r| r as i32)
-}
-
-/// mallopt(3): one heap for all threads. Short-lived worker threads would each leave an arena behind.
-pub fn one_arena() {
-    // SAFETY: takes integers only.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
 /// Overwrites the environment that this process was executed with (environ(7)), where /proc/PID/environ shows it, but

@@ -1,0 +1,32 @@
+//! The process's own memory: mallopt(3), malloc_trim(3), madvise(2).
+
+use std::ptr::addr_of;
+
+unsafe extern "C" {
+    /// Where the program's headers are mapped, and the end of its code: symbols of the linker (end(3)).
+    static __executable_start: u8;
+    static etext: u8;
+}
+
+const PAGE: usize = 4096;
+
+/// One heap for all threads. Short-lived worker threads would each leave an arena behind.
+pub fn one_arena() {
+    // SAFETY: takes integers only.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+/// Gives back what an idle process can do without: free heap, and its hold on the pages of its program file. Those stay in
+/// the page cache and are mapped again, without I/O, when they are used.
+///
+/// KERNEL: every fault maps all of a folio that is cached whole (since 6.18), or 64 KiB around it: what a few calls touch
+/// brings in nearly all of the program.
+pub fn give_back() {
+    // SAFETY: the heap's lock is taken as by any other allocation.
+    unsafe { libc::malloc_trim(0) };
+    let start = addr_of!(__executable_start) as usize & !(PAGE - 1);
+    let end = addr_of!(etext) as usize & !(PAGE - 1);
+    // SAFETY: from its start to the end of its code the program is mapped from its file, read-only and never written:
+    // what is dropped comes back the same.
+    unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
+}
