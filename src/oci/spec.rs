@@ -23,7 +23,7 @@ pub type Warnings = Vec<String>;
 /// Reads the bundle's `config.json`.
 pub fn load(bundle: &Path) -> Result<(Spec, Warnings)> {
     let path = bundle.join("config.json");
-    decode(&path.display().to_string(), &read(&path)?, amend::spec)
+    decode(&path.display().to_string(), &read_file(&path)?, amend::spec)
 }
 
 /// `config.json` from memory.
@@ -49,11 +49,16 @@ pub fn annotations_only(bundle: &Path) -> Result<HashMap<String, String>> {
         annotations: Option<HashMap<String, String>>,
     }
     let path = bundle.join("config.json");
-    let (found, _) = decode::<Annotations>(&path.display().to_string(), &read(&path)?, amend::spec)?;
+    let (found, _) = decode::<Annotations>(&path.display().to_string(), &read_file(&path)?, amend::spec)?;
     Ok(found.annotations.unwrap_or_default())
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
+/// The bytes of the bundle's `config.json`.
+pub fn read(bundle: &Path) -> Result<Vec<u8>> {
+    read_file(&bundle.join("config.json"))
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|cause| Error::Read { path: path.to_owned(), cause })
 }
 

@@ -2,6 +2,7 @@
 //!
 //! One binary, five ways to be called; `args` tells them apart and every one has a file of its own.
 
+mod ahead;
 pub mod args;
 pub mod bootstrap;
 mod create;

@@ -96,6 +96,7 @@ async fn serve(args: ServeArgs, signals: OwnedFd) -> std::io::Result<()> {
     let mut server = server(&args, &tasks, socket.clone(), done.clone())?;
     server.start().await.map_err(std::io::Error::other)?;
     let signals = register(signals, Interest::READABLE)?;
+    tasks.ahead.begin(args.bundle.clone());
     end_unless_used(tasks.clone(), args.options.idle_timeout, done.clone());
     loop {
         tokio::select! {

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 
+use super::ahead::Ahead;
 use super::error;
 use super::inflight::{Inflight, Outcome, Reply};
 use super::options::{self, Options};
@@ -36,6 +37,7 @@ pub struct Tasks {
     pub journal: Journal,
     pub inflight: Inflight,
     pub unfinished: Unfinished,
+    pub ahead: Ahead,
     tasks: Arc<Mutex<HashMap<String, Arc<Task>>>>,
     /// Told of every Create.
     used: Arc<Notify>,
@@ -69,6 +71,7 @@ impl Tasks {
             journal,
             inflight: Inflight::default(),
             unfinished: Unfinished::default(),
+            ahead: Ahead::default(),
             tasks: Arc::default(),
             used: Arc::default(),
             closed: Arc::default(),
