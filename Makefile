@@ -18,7 +18,7 @@ test: ## unit tests, integration tests with containerd 1.6, 1.7, 2.1 and on cgro
 race: ## attackers swap links into the root while containers are created; RACE_SECONDS=60
 	@RACE_SECONDS=$${RACE_SECONDS:-60} GUEST=no CONTAINERD_UNDER_TEST=1.7 hack/test.sh --nocapture race::
 
-bench: ## our shim beside containerd-shim-runc-v2: times, CPU and memory, with ratios; ROUNDS=20
+bench: ## our shim beside runc, crun and the floor: times, CPU, memory; ROUNDS=20 EXECS=0 GUEST=no
 	@hack/bench.sh
 
 check: ## formatting and lints

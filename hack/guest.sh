@@ -56,7 +56,7 @@ run() {
     shift
     mkdir -p "$folder/guest"
     rm -f "$folder/guest/status"
-    export -p | grep -E ' (MYSHIM_[A-Z_]*|SHIM_[A-Z_]*|FAULTS_BINARY|CONTAINERD_UNDER_TEST|CARGO_TARGET_DIR|RUST_[A-Z]*)=' >"$folder/guest/environment" || :
+    export -p | grep -E ' (MYSHIM_[A-Z_]*|SHIM_[A-Z_]*|FAULTS_BINARY|BENCH_OUT|ROUNDS|EXECS|CONTAINERD_UNDER_TEST|CARGO_TARGET_DIR|RUST_[A-Z]*)=' >"$folder/guest/environment" || :
     printf '%q ' "$@" >"$folder/guest/command"
     # A disk, for limits on disks; the root is none.
     truncate -s 1M "$folder/guest/disk"

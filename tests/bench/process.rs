@@ -13,12 +13,22 @@ fn read(pid: i32, name: &str) -> String {
 
 /// CPU of the process and of every child it has waited for, to 10 ms. A runtime or a workload that the shim has reaped is in it.
 pub fn cpu_with_children(pid: i32) -> Duration {
-    let stat = read(pid, "stat");
+    ticks(&pid.to_string(), 4)
+}
+
+/// The first `fields` of utime, stime, cutime, cstime in proc_pid_stat(5).
+fn ticks(process: &str, fields: usize) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).expect("read stat");
     // The command may contain blanks; the fields after it cannot. utime is field 14, twelve after the state.
-    let (_, fields) = stat.rsplit_once(')').expect("a command in stat");
+    let (_, rest) = stat.rsplit_once(')').expect("a command in stat");
     let ticks: f64 =
-        fields.split_whitespace().skip(11).take(4).map(|field| field.parse::<f64>().expect("ticks")).sum();
+        rest.split_whitespace().skip(11).take(fields).map(|field| field.parse::<f64>().expect("ticks")).sum();
     Duration::from_secs_f64(ticks / USER_HZ)
+}
+
+/// CPU of this process alone, to 10 ms.
+pub fn own_cpu() -> Duration {
+    ticks("self", 2)
 }
 
 /// CPU of the process's own threads that are alive, to the nanosecond.
@@ -38,6 +48,13 @@ pub fn pss(pid: i32) -> f64 {
 
 pub fn threads(pid: i32) -> f64 {
     field(&read(pid, "status"), "Threads:")
+}
+
+/// How often its threads went to sleep and were woken since they began.
+pub fn wakeups(pid: i32) -> f64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("list the threads");
+    let texts = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("status")).ok());
+    texts.map(|text| field(&text, "voluntary_ctxt_switches:")).sum()
 }
 
 fn field(text: &str, name: &str) -> f64 {

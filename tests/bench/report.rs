@@ -1,74 +1,11 @@
 //! The figures of all rounds, their medians and tails, as a table to read and as JSON to keep.
 
+use crate::rows::{Figures, Row};
 use crate::support::subject::{self, Subject};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::Command;
-use std::time::Duration;
-
-/// In the order of the table.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Row {
-    Connected,
-    Create,
-    Start,
-    Run,
-    Exec,
-    InFlight,
-    ExecCpu,
-    Kill,
-    Delete,
-    Shutdown,
-    Life,
-    Pss,
-    Threads,
-    Stream,
-    StreamCpu,
-    State,
-}
-
-impl Row {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Connected => "shim start to connected, ms",
-            Self::Create => "Create, ms",
-            Self::Start => "Start, ms",
-            Self::Run => "Create + Start + exit event of /bin/true, ms",
-            Self::Exec => "Exec + Start + exit event, ms",
-            Self::InFlight => "execs per second, 8 in flight",
-            Self::ExecCpu => "CPU per exec, ms",
-            Self::Kill => "Kill (SIGKILL) to exit event, ms",
-            Self::Delete => "Delete, ms",
-            Self::Shutdown => "Shutdown until the shim is gone, ms",
-            Self::Life => "whole life cycle, ms",
-            Self::Pss => "one idle container: PSS of the shim, MiB",
-            Self::Threads => "threads of the shim",
-            Self::Stream => "stdout through the FIFO, MB/s",
-            Self::StreamCpu => "CPU of the shim for 256 MiB of stdout, ms",
-            Self::State => "State round trip, us",
-        }
-    }
-
-    fn more_is_better(self) -> bool {
-        matches!(self, Self::InFlight | Self::Stream)
-    }
-}
-
-/// What a round gave, row by row.
-#[derive(Default)]
-pub struct Figures(Vec<(Row, f64)>);
-
-impl Figures {
-    pub fn add(&mut self, row: Row, value: f64) {
-        self.0.push((row, value));
-    }
-
-    /// In milliseconds, as every row of times but one.
-    pub fn time(&mut self, row: Row, time: Duration) {
-        self.add(row, time.as_secs_f64() * 1e3);
-    }
-}
 
 #[derive(Default)]
 struct Samples(Vec<f64>);
@@ -96,50 +33,65 @@ impl Samples {
     }
 }
 
+/// The samples of every row, by column: `ours`, `floor`, `runc`, `crun`, where they have something to say.
 #[derive(Default)]
-struct Pair {
-    ours: Samples,
-    runc: Samples,
-}
-
-impl Pair {
-    fn ratio(&self) -> f64 {
-        self.ours.median() / self.runc.median()
-    }
-}
-
-#[derive(Default)]
-pub struct Report(BTreeMap<Row, Pair>);
+pub struct Report(BTreeMap<Row, BTreeMap<&'static str, Samples>>);
 
 impl Report {
-    pub fn add(&mut self, subject: Subject, figures: Figures) {
+    pub fn add(&mut self, column: &'static str, figures: Figures) {
         for (row, value) in figures.0 {
-            let pair = self.0.entry(row).or_default();
-            let samples = if subject == Subject::Ours { &mut pair.ours } else { &mut pair.runc };
-            samples.0.push(value);
+            self.0.entry(row).or_default().entry(column).or_default().0.push(value);
         }
     }
 
+    pub fn rows(&self) -> impl Iterator<Item = Row> {
+        self.0.keys().copied()
+    }
+
+    pub fn median(&self, row: Row, column: &str) -> Option<f64> {
+        self.0.get(&row)?.get(column).map(Samples::median)
+    }
+
+    /// Ours as a multiple of another column.
+    pub fn ratio(&self, row: Row, column: &str) -> Option<f64> {
+        Some(self.median(row, "ours")? / self.median(row, column).filter(|other| *other > 0.0)?)
+    }
+
     pub fn table(&self) -> String {
-        let mut text =
-            String::from("| | ours | p99 | runc | p99 | ours/runc |\n|---|---:|---:|---:|---:|---:|\n");
-        for (row, pair) in &self.0 {
+        let mut text = String::from(
+            "| | ours | p99 | target | floor | ours/floor | runc | p99 | ours/runc | crun |\n\
+             |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
+        );
+        for row in self.rows() {
+            let median = |column| self.median(row, column).map(short);
+            let p99 =
+                |column| self.0[&row].get(column).map(|samples| short(samples.p99(row.more_is_better())));
+            let ratio = |column| self.ratio(row, column).map(|ratio| format!("{ratio:.2}"));
+            let target = Some(row.target().to_owned());
             let cells = [
-                pair.ours.median(),
-                pair.ours.p99(row.more_is_better()),
-                pair.runc.median(),
-                pair.runc.p99(row.more_is_better()),
+                median("ours"),
+                p99("ours"),
+                target,
+                median("floor"),
+                ratio("floor"),
+                median("runc"),
+                p99("runc"),
+                ratio("runc"),
+                median("crun"),
             ];
-            let cells = cells.map(short).join(" | ");
-            let _ = writeln!(text, "| {} | {cells} | {:.2} |", row.name(), pair.ratio());
+            let cells = cells.map(Option::unwrap_or_default).join(" | ");
+            let _ = writeln!(text, "| {} | {cells} |", row.name().trim());
         }
         text
     }
 
     pub fn json(&self, rounds: usize) -> String {
-        let rows = self.0.iter().map(|(row, pair)| {
+        let rows = self.0.iter().map(|(row, columns)| {
             let side = |samples: &Samples| json!({"median": samples.median(), "p99": samples.p99(row.more_is_better()), "samples": samples.0});
-            json!({"name": row.name(), "more_is_better": row.more_is_better(), "ours": side(&pair.ours), "runc": side(&pair.runc), "ratio": pair.ratio()})
+            let columns: serde_json::Map<_, _> =
+                columns.iter().map(|(name, samples)| ((*name).to_owned(), side(samples))).collect();
+            let ratios = json!({"floor": self.ratio(*row, "floor"), "runc": self.ratio(*row, "runc"), "crun": self.ratio(*row, "crun")});
+            json!({"name": row.name(), "target": row.target(), "more_is_better": row.more_is_better(), "columns": columns, "ours_to": ratios})
         });
         let rows: Value = rows.collect();
         let report = json!({"rounds": rounds, "host": host(), "rows": rows});
@@ -148,7 +100,7 @@ impl Report {
 }
 
 /// Three digits that mean something.
-fn short(value: f64) -> String {
+pub fn short(value: f64) -> String {
     let places = if value >= 100.0 {
         0
     } else if value >= 10.0 {
@@ -174,5 +126,6 @@ fn host() -> Value {
         "ours": said(&Subject::Ours.binary().display().to_string(), "-v"),
         "containerd-shim-runc-v2": said("containerd-shim-runc-v2", "-v"),
         "runc": said("runc", "--version"),
+        "crun": said("crun", "--version"),
     })
 }

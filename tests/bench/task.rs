@@ -3,10 +3,11 @@
 use crate::support::bundle::Bundle;
 use crate::support::shim::{Host, any, read_reply};
 use crate::support::subject::Subject;
-use crate::support::wire::Client;
+use crate::support::wire::{Client, Failure};
 use crate::support::{SOON, leak};
 use containerd_shim_protos::api;
 use protobuf::Message;
+use protobuf::well_known_types::any::Any;
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -18,11 +19,12 @@ pub struct Task {
     address: PathBuf,
     service: String,
     client: Client,
+    options: Option<Any>,
 }
 
 impl Task {
     /// `start`, the connection and a first answer over it; how long that took.
-    pub fn connect(host: &Host, subject: Subject, bundle: Bundle) -> (Self, Duration) {
+    pub fn connect(host: &Host, subject: Subject, bundle: Bundle, options: Option<Any>) -> (Self, Duration) {
         bundle.write();
         let mut command = start_command(host, subject, &bundle);
         let begin = Instant::now();
@@ -32,7 +34,7 @@ impl Task {
         let client = Client::connect(&address)
             .unwrap_or_else(|error| panic!("connect to {}: {error}", address.display()));
         let service = format!("containerd.task.v{version}.Task");
-        let mut task = Self { bundle, pid: 0, address, service, client };
+        let mut task = Self { bundle, pid: 0, address, service, client, options };
         let request = api::ConnectRequest { id: task.id(), ..Default::default() };
         task.pid = task.call::<api::ConnectResponse>("Connect", &request).shim_pid as i32;
         (task, begin.elapsed())
@@ -56,19 +58,38 @@ impl Task {
             mounts: Vec::new(),
         };
         let client = Client::connect(&self.address).expect("connect to the shim again");
-        Task { bundle, address: self.address.clone(), service: self.service.clone(), client, pid: self.pid }
+        let (address, service, options) = (self.address.clone(), self.service.clone(), self.options.clone());
+        Task { bundle, address, service, client, pid: self.pid, options }
     }
 
-    pub fn create(&mut self, stdout: &str, stderr: &str) {
-        let request = api::CreateTaskRequest {
+    fn create_request(&self, stdout: &str, stderr: &str) -> api::CreateTaskRequest {
+        api::CreateTaskRequest {
             id: self.id(),
             bundle: self.bundle.folder.display().to_string(),
             rootfs: self.bundle.mounts.clone(),
             stdout: stdout.into(),
             stderr: stderr.into(),
+            options: self.options.clone().into(),
             ..Default::default()
-        };
+        }
+    }
+
+    pub fn create(&mut self, stdout: &str, stderr: &str) {
+        let request = self.create_request(stdout, stderr);
         self.call::<api::CreateTaskResponse>("Create", &request);
+    }
+
+    /// Create and Start, which may fail; a container created and not started is deleted.
+    pub fn attempt(&mut self) -> Result<(), String> {
+        let words = |failure: Failure| failure.message;
+        let create = self.create_request("", "");
+        self.client.call::<api::CreateTaskResponse>(&self.service, "Create", &create).map_err(words)?;
+        let start = api::StartRequest { id: self.id(), ..Default::default() };
+        let started = self.client.call::<api::StartResponse>(&self.service, "Start", &start).map_err(words);
+        if started.is_err() {
+            self.delete("");
+        }
+        started.map(drop)
     }
 
     pub fn start(&mut self, exec: &str) {
@@ -88,10 +109,16 @@ impl Task {
         self.call::<api::Empty>("Exec", &request);
     }
 
-    /// Until an exec has exited, well.
+    /// Until a process has exited, well.
     pub fn wait(&mut self, exec: &str) {
         let request = api::WaitRequest { id: self.id(), exec_id: exec.into(), ..Default::default() };
         assert_eq!(self.call::<api::WaitResponse>("Wait", &request).exit_status, 0, "exit status of {exec}");
+    }
+
+    /// Of the container's own process, once it has ended.
+    pub fn exit_status(&mut self) -> u32 {
+        let request = api::WaitRequest { id: self.id(), ..Default::default() };
+        self.call::<api::WaitResponse>("Wait", &request).exit_status
     }
 
     pub fn kill(&mut self) {

@@ -1,0 +1,96 @@
+//! Who is measured: our shim, containerd-shim-runc-v2 with runc and with crun, and the floor, each with what it needs to be asked.
+
+use crate::exits::Exits;
+use crate::support::bundle::Bundle;
+use crate::support::shim::{Host, any};
+use crate::support::subject::{self, Subject};
+use crate::task::Task;
+use myshim::shim::proto::RuncOptions;
+use protobuf::Message;
+use protobuf::well_known_types::any::Any;
+use serde_json::Value;
+use std::cell::RefCell;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+/// A shim, and the daemon's end of its events.
+pub struct Contender {
+    pub name: &'static str,
+    pub subject: Subject,
+    pub host: Host,
+    pub exits: Exits,
+    options: Option<Any>,
+}
+
+impl Contender {
+    fn new(name: &'static str, subject: Subject, options: Option<Any>) -> Self {
+        let mut host = Host::new();
+        let socket = host.folder().join("x.sock");
+        let exits = Exits::listen(&socket);
+        host.environment.push(("TTRPC_ADDRESS".into(), socket.display().to_string()));
+        Self { name, subject, host, exits, options }
+    }
+
+    /// Ours first. One that cannot run a container here is left out, with its own words for it.
+    pub fn all() -> Vec<Self> {
+        let crun = subject::programs().join("crun");
+        let options = RuncOptions { binary_name: crun.display().to_string(), ..Default::default() };
+        let options = any("containerd.runc.v1.Options", options.write_to_bytes().expect("encode"));
+        let mut all = vec![Self::new("ours", Subject::Ours, None), Self::new("runc", Subject::Runc, None)];
+        if !crun.exists() {
+            eprintln!("crun: Debian's does not run on this machine's libraries");
+            return all;
+        }
+        let crun = Self::new("crun", Subject::Runc, Some(options));
+        let (mut task, _) = crun.task("try", &["true"], None);
+        match task.attempt() {
+            Ok(()) => {
+                crun.exits.wait_for("try");
+                task.delete("");
+                all.push(crun);
+            }
+            Err(failure) => eprintln!("crun: {failure}"),
+        }
+        task.shutdown();
+        all
+    }
+
+    /// A shim for a new container, and how long it took until it answered.
+    pub fn task(&self, id: &str, arguments: &[&str], seccomp: Option<&Value>) -> (Task, Duration) {
+        let mut bundle = Bundle::new(self.host.folder(), id, arguments);
+        if let Some(profile) = seccomp {
+            bundle.set("/linux/seccomp", profile.clone());
+        }
+        self.connect(bundle)
+    }
+
+    /// The same for a bundle that is there.
+    pub fn connect(&self, bundle: Bundle) -> (Task, Duration) {
+        Task::connect(&self.host, self.subject, bundle, self.options.clone())
+    }
+}
+
+/// The floor's process; see `floor`.
+pub struct Floor(RefCell<(ChildStdin, BufReader<ChildStdout>)>);
+
+impl Floor {
+    pub fn start() -> Self {
+        let program = std::env::current_exe().expect("find this program");
+        let mut command = Command::new(program);
+        let child = command.arg("--floor").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut child = child.expect("start the floor");
+        let pipes = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
+        Self(RefCell::new((pipes.0, BufReader::new(pipes.1))))
+    }
+
+    /// One request, its milliseconds.
+    pub fn ask(&self, request: &str) -> Vec<f64> {
+        let (to, from) = &mut *self.0.borrow_mut();
+        writeln!(to, "{request}").expect("ask the floor");
+        let mut answer = String::new();
+        from.read_line(&mut answer).expect("the floor's answer");
+        assert!(!answer.is_empty(), "the floor failed at {request:?}");
+        answer.split_whitespace().map(|number| number.parse().expect("a number")).collect()
+    }
+}
