@@ -1,5 +1,6 @@
 //! What can be done before it is asked for. When `start` runs, config.json is in the bundle already, and containerd needs
-//! some ten milliseconds from there to Create: time to parse it, which brings a worker thread and the program's pages along.
+//! some ten milliseconds from there to Create: time to parse it and to find the host's cgroup hierarchies, which brings a
+//! worker thread and the program's pages along.
 //!
 //! Nothing is touched on the host, so nothing has to be undone when Create never comes. Create takes the result only if
 //! the file still has the same bytes.
@@ -17,7 +18,7 @@ pub struct Ahead(Arc<Mutex<State>>);
 enum State {
     #[default]
     Open,
-    Parsed(Vec<u8>, (Spec, Warnings)),
+    Parsed(Vec<u8>, Box<(Spec, Warnings)>),
     /// Create has come: a result would be too late.
     Closed,
 }
@@ -28,11 +29,13 @@ impl Ahead {
         let ahead = self.clone();
         tokio::task::spawn_blocking(move || {
             sys::memory::map_program();
+            // Kept for the shim's life. What is wrong with it is Create's to say, too.
+            let _ = crate::engine::cgroup::Host::get();
             let Ok(text) = spec::read(&bundle) else { return };
             let Ok(parsed) = spec::parse(&text) else { return };
             let mut state = ahead.0.lock().unwrap_or_else(PoisonError::into_inner);
             if matches!(*state, State::Open) {
-                *state = State::Parsed(text, parsed);
+                *state = State::Parsed(text, Box::new(parsed));
             }
         });
     }
@@ -45,7 +48,7 @@ impl Ahead {
         let state =
             std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), State::Closed);
         let State::Parsed(text, parsed) = state else { return spec::load(bundle) };
-        if spec::read(bundle)? == text { Ok(parsed) } else { spec::load(bundle) }
+        if spec::read(bundle)? == text { Ok(*parsed) } else { spec::load(bundle) }
     }
 }
 

@@ -15,6 +15,7 @@ mod api_features;
 mod api_hooks;
 mod api_identity;
 mod api_labels;
+mod api_idle;
 mod api_lifecycle;
 mod api_log;
 mod api_memory;

@@ -1,0 +1,47 @@
+//! A shim whose container runs and of which nobody asks anything: one thread, no wake-up, little memory.
+
+use crate::support::shim::Host;
+use crate::support::{SOON, eventually, subject};
+use crate::{needs, needs_containers};
+use std::fs;
+use std::time::Duration;
+
+/// Longer than any timer a shim could want while it waits.
+const QUIET: Duration = Duration::from_secs(3);
+
+fn status(pid: i32, field: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("read the shim's status");
+    let value = text.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
+    value.trim().parse().expect("a number")
+}
+
+/// KiB of the program's file that are mapped into the process as code, and KiB that could be.
+fn program(pid: i32) -> (u64, u64) {
+    let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("read smaps");
+    let mut lines = maps.lines().skip_while(|line| !(line.contains(" r-xp ") && line.contains('/')));
+    let mut field = |name: &str| -> u64 {
+        let line = lines.find_map(|line| line.strip_prefix(name)).expect("the field");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    };
+    let size = field("Size:");
+    (field("Rss:"), size)
+}
+
+#[test]
+fn an_idle_shim_has_one_thread_lets_go_of_its_program_and_sleeps() {
+    needs_containers!();
+    needs!(subject::ours(), "Go's runtime has threads and timers of its own");
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    shim.run();
+    eventually("the worker threads end", SOON, || (status(shim.pid, "Threads:") == 1).then_some(()));
+    eventually("the program's pages are given back", SOON, || {
+        let (mapped, size) = program(shim.pid);
+        (mapped < size / 2).then_some(())
+    });
+    eventually("a time without wake-ups", SOON, || {
+        let before = status(shim.pid, "voluntary_ctxt_switches:");
+        std::thread::sleep(QUIET);
+        (status(shim.pid, "voluntary_ctxt_switches:") == before).then_some(())
+    });
+}
