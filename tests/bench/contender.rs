@@ -11,7 +11,7 @@ use protobuf::well_known_types::any::Any;
 use serde_json::Value;
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 /// A shim, and the daemon's end of its events.
@@ -72,7 +72,7 @@ impl Contender {
 }
 
 /// The floor's process; see `floor`.
-pub struct Floor(RefCell<(ChildStdin, BufReader<ChildStdout>)>);
+pub struct Floor(RefCell<(Child, BufReader<ChildStdout>)>);
 
 impl Floor {
     pub fn start() -> Self {
@@ -80,17 +80,25 @@ impl Floor {
         let mut command = Command::new(program);
         let child = command.arg("--floor").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut child = child.expect("start the floor");
-        let pipes = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
-        Self(RefCell::new((pipes.0, BufReader::new(pipes.1))))
+        let answers = BufReader::new(child.stdout.take().expect("piped"));
+        Self(RefCell::new((child, answers)))
     }
 
     /// One request, its milliseconds.
     pub fn ask(&self, request: &str) -> Vec<f64> {
-        let (to, from) = &mut *self.0.borrow_mut();
-        writeln!(to, "{request}").expect("ask the floor");
+        let (child, answers) = &mut *self.0.borrow_mut();
+        writeln!(child.stdin.as_mut().expect("piped"), "{request}").expect("ask the floor");
         let mut answer = String::new();
-        from.read_line(&mut answer).expect("the floor's answer");
+        answers.read_line(&mut answer).expect("the floor's answer");
         assert!(!answer.is_empty(), "the floor failed at {request:?}");
         answer.split_whitespace().map(|number| number.parse().expect("a number")).collect()
+    }
+}
+
+impl Drop for Floor {
+    /// The end of its input is the floor's end.
+    fn drop(&mut self) {
+        // Closes the pipe and waits; there is nothing to be told.
+        let _ = self.0.get_mut().0.wait();
     }
 }

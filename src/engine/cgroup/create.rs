@@ -62,7 +62,7 @@ impl Cgroup {
 
     /// Nobody is in the cgroup, as far as it exists, and it is not frozen.
     pub fn refuse_in_use(&self) -> Result<()> {
-        self.dirs().try_for_each(|dir| refuse_in_use(&dir.dir))
+        self.dirs().filter(|dir| dir.dir.exists()).try_for_each(|dir| refuse_in_use(&dir.dir))
     }
 
     fn create_in(&self, dir: &Dir, made: &mut Vec<PathBuf>) -> Result<()> {
@@ -123,19 +123,16 @@ fn refuse_in_use(dir: &Path) -> Result<()> {
 /// KERNEL: a v1 cpuset starts without cpus and memory nodes, and refuses tasks until it has both: every cgroup
 /// from the mount down to ours takes its parent's where it has none.
 fn inherit_cpuset(mount: &Path, dir: &Path) -> Result<()> {
-    let Some(parent) = dir.parent().filter(|_| dir != mount) else { return Ok(()) };
-    let mut parent_is_ready = false;
-    for name in ["cpuset.cpus", "cpuset.mems"] {
-        if !file::read(dir, name)?.trim().is_empty() {
-            continue;
-        }
-        if !parent_is_ready {
-            inherit_cpuset(mount, parent)?;
-            parent_is_ready = true;
-        }
-        file::write(dir, name, file::read(parent, name)?.trim())?;
-    }
-    Ok(())
+    ["cpuset.cpus", "cpuset.mems"].iter().try_for_each(|name| inherited(mount, dir, name).map(drop))
+}
+
+/// The value of `name` in `dir`, which is filled in if it was empty.
+fn inherited(mount: &Path, dir: &Path, name: &str) -> Result<String> {
+    let own = file::read(dir, name)?.trim().to_owned();
+    let Some(parent) = dir.parent().filter(|_| own.is_empty() && dir != mount) else { return Ok(own) };
+    let value = inherited(mount, parent, name)?;
+    file::write(dir, name, &value)?;
+    Ok(value)
 }
 
 /// Makes the parents of `dir` and enables every controller they are given for their children.
