@@ -63,8 +63,8 @@ fn further(contender: &Contender) -> f64 {
     tasks.extend((0..GROUP).map(|number| sleeper(contender, &format!("member{number}"), Some("group"))));
     thread::sleep(SETTLE);
     let together = process::pss(tasks[0].pid);
-    let last = tasks.into_iter().map(|task| end(contender, task)).next_back();
-    last.expect("a member").shutdown();
+    let mut ended: Vec<_> = tasks.into_iter().map(|task| end(contender, task)).collect();
+    ended.pop().expect("a member").shutdown();
     (together - alone) / GROUP as f64
 }
 
