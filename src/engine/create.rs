@@ -12,6 +12,7 @@ use super::abort::{Abort, Leftover};
 use super::cgroup::{Cgroup, Dir, Host, OomWatch};
 use super::child::{self, Born, Message};
 use super::container::{Container, ForExec, Gate, Process};
+use super::detached::Opener;
 use super::error::{Doing, Error};
 use super::plan::caps::Wanted;
 use super::plan::init::{Inputs, Joined};
@@ -84,6 +85,8 @@ fn attempt(mut request: CreateRequest, state: &mut State) -> Result<Created, Err
     cgroup.refuse_in_use()?;
     // ORDER: the state names mounts and cgroup before they exist.
     state.rootfs = Some(request.bundle.join("rootfs")).filter(|_| !request.rootfs.is_empty());
+    let targets = request.rootfs.iter().map(|mount| mount.target.clone());
+    state.rootfs_targets = targets.filter(|target| !target.is_empty()).collect();
     state.cgroup = Some(cgroup.clone());
     state.owns_cgroup = true;
     state.save(&request.bundle)?;
@@ -112,7 +115,6 @@ fn attempt(mut request: CreateRequest, state: &mut State) -> Result<Created, Err
     let oom = cgroup.oom_watch().ok();
     let filter = linux.seccomp().as_ref().map(|profile| seccomp::compile(profile).map(Arc::new));
     let filter = filter.transpose().map_err(|e| Error::Spec(format!("linux.seccomp: {e}")))?;
-    super::unsupported::check(&request.spec)?;
     let given = given(&request, &rootfs, filter)?;
     let (mut inputs, for_exec) = inputs(&request, linux, &cgroup, rootfs, given)?;
     inputs.tasks.extend(state.resctrl.tasks()?.into_iter().map(Arc::new));
@@ -216,15 +218,18 @@ fn inputs(
     let for_exec = ForExec::new(&request.spec, linux, &given, request.no_new_keyring.then_some(()), &joined);
     let stdio =
         request.stdio.each_ref().map(|fd| fd.as_ref().and_then(|fd| fd.try_clone().ok()).map(Arc::new));
+    let mut host = HostMounts {
+        bundle: request.bundle.clone(),
+        cgroups: cgroup_views(cgroup, linux, &joined),
+        detached: HashMap::new(),
+        label: mount_label(linux, given.modules)?,
+    };
+    let mounts = request.spec.mounts().as_deref().unwrap_or_default();
+    host.detached = Opener::new(linux, &joined).open(mounts, &host)?;
     let inputs = Inputs {
         id: request.id.clone(),
         rootfs,
-        host: HostMounts {
-            bundle: request.bundle.clone(),
-            cgroups: cgroup_views(cgroup),
-            detached: HashMap::new(),
-            label: mount_label(linux, given.modules)?,
-        },
+        host,
         given,
         stdio,
         joined,
@@ -272,17 +277,25 @@ fn net_devices(linux: &Linux, joined: &[Joined], born: &Born) -> Result<(), Erro
     net_device::move_all(devices, &netns.into())
 }
 
-/// What a cgroup mount in the container shows: each hierarchy from the container's own cgroup down.
-fn cgroup_views(cgroup: &Cgroup) -> Vec<CgroupView> {
+/// What a cgroup mount in the container shows: on v1 each hierarchy from the container's own cgroup down, on v2 what
+/// its cgroup namespace sees.
+fn cgroup_views(cgroup: &Cgroup, linux: &Linux, joined: &[Joined]) -> Vec<CgroupView> {
     let v1 = |dir: &Dir| CgroupView {
         name: dir.controllers.join(",").trim_start_matches("name=").into(),
         path: dir.dir.clone(),
         links: if dir.controllers.len() > 1 { dir.controllers.clone() } else { Vec::new() },
     };
-    match (cgroup.v1(), cgroup.unified()) {
-        ([], Some(unified)) => vec![CgroupView { path: unified.dir.clone(), ..CgroupView::default() }],
-        (hierarchies, _) => hierarchies.iter().map(v1).collect(),
-    }
+    let ([], Some(unified)) = (cgroup.v1(), cgroup.unified()) else {
+        return cgroup.v1().iter().map(v1).collect();
+    };
+    let has_own = linux.namespaces().iter().flatten().any(|ns| ns.typ() == Kind::Cgroup);
+    let path = match joined.iter().any(|ns| ns.kind == Kind::Cgroup) {
+        true => PathBuf::new(),
+        false if has_own => unified.dir.clone(),
+        // COMPAT: without a cgroup namespace runc shows the host's whole tree.
+        false => unified.mount.clone(),
+    };
+    vec![CgroupView { path, ..CgroupView::default() }]
 }
 
 /// Answers the child until it is ready; the terminal's master comes with that.
@@ -297,7 +310,7 @@ fn set_up(
         match born.next()? {
             (Message::Reached(Sync::IdMap), _) => {
                 let maps = (linux.uid_mappings().as_deref(), linux.gid_mappings().as_deref());
-                idmap::write(born.pid, maps.0.unwrap_or_default(), maps.1.unwrap_or_default())?;
+                idmap::write(born.pid, maps.0.unwrap_or_default(), maps.1.unwrap_or_default(), "linux")?;
             }
             (Message::Reached(Sync::Hooks), _) => {
                 run_hooks(request, born, for_exec)?;

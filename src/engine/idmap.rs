@@ -6,16 +6,16 @@ use oci_spec::runtime::LinuxIdMapping;
 
 use super::error::{Doing, Error};
 
-/// Writes uid_map and gid_map of process `pid`.
+/// Writes uid_map and gid_map of process `pid`. `owner` is where the mappings stand: `linux`, `mounts[2]`.
 ///
 /// # Errors
 /// Names the file and its content: the kernel says no more than EINVAL or EPERM.
-pub fn write(pid: i32, uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<(), Error> {
+pub fn write(pid: i32, uids: &[LinuxIdMapping], gids: &[LinuxIdMapping], owner: &str) -> Result<(), Error> {
     for (file, map) in [("uid_map", uids), ("gid_map", gids)] {
         let path = format!("/proc/{pid}/{file}");
         let text = lines(map);
         std::fs::write(&path, &text)
-            .doing(|| format!("writing {:?} to {file} (linux.{})", text, field(file)))?;
+            .doing(|| format!("writing {:?} to {file} ({owner}.{})", text, field(file)))?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ pub mod cgroup;
 mod child;
 mod container;
 mod create;
+mod detached;
 mod error;
 mod exec;
 mod hooks;
@@ -17,7 +18,7 @@ pub mod rootfs;
 mod rootless;
 pub mod seccomp;
 pub mod state;
-mod unsupported;
+mod userns;
 
 pub use abort::{Abort, Leftover};
 pub use container::{Container, KILL_WITHIN, Process, bury, clear, poststop_of};

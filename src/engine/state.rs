@@ -36,6 +36,9 @@ pub struct State {
     /// Groups of `linux.intelRdt`.
     #[serde(default)]
     pub resctrl: Groups,
+    /// Rootfs mounts that have a place of their own below it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rootfs_targets: Vec<String>,
     /// Set once init has been reaped.
     pub exit: Option<Exit>,
     /// Created in full: poststop hooks are due.
@@ -61,6 +64,7 @@ impl State {
             start_time: 0,
             rootfs: None,
             resctrl: Groups::default(),
+            rootfs_targets: Vec::new(),
             exit: None,
             created: false,
         }

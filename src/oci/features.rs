@@ -16,9 +16,7 @@ const SELINUX: bool = true;
 const INTEL_RDT: bool = true;
 const NET_DEVICES: bool = true;
 const MEMORY_POLICY: bool = true;
-const IDMAP: bool = false;
-/// Options that the parser knows and the engine refuses.
-const MOUNT_OPTIONS_REFUSED: &[&str] = &["idmap", "remount", "ridmap", "tmpcopyup"];
+const IDMAP: bool = true;
 
 pub const NAMESPACES: &[&str] = &["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"];
 pub const HOOKS: &[&str] =
@@ -69,8 +67,7 @@ const UNSAFE_ANNOTATIONS: &[&str] = &["bundle", "org.systemd.property.", "org.cr
 
 /// The features document.
 pub fn document() -> Value {
-    let options: Vec<_> =
-        mount_options::known().filter(|option| !MOUNT_OPTIONS_REFUSED.contains(option)).collect();
+    let options: Vec<_> = mount_options::known().collect();
     json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.3.0",
@@ -119,17 +116,12 @@ mod tests {
     fn what_cri_asks_for_is_there() {
         let document = document();
         let options = document["mountOptions"].as_array().expect("a list");
-        assert!(options.contains(&json!("rro")));
+        for option in ["rro", "idmap", "ridmap"] {
+            assert!(options.contains(&json!(option)), "{option}");
+        }
+        assert_eq!(document["linux"]["mountExtensions"]["idmap"]["enabled"], true);
         assert!(document["linux"]["namespaces"].as_array().expect("a list").contains(&json!("user")));
         assert_eq!(document["linux"]["capabilities"].as_array().map(Vec::len), Some(41));
-    }
-
-    #[test]
-    fn nothing_is_claimed_that_the_engine_refuses() {
-        let document = document();
-        let options = document["mountOptions"].as_array().expect("a list");
-        assert!(MOUNT_OPTIONS_REFUSED.iter().all(|refused| !options.contains(&json!(refused))));
-        assert_eq!(document["linux"]["mountExtensions"]["idmap"]["enabled"], false);
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod pipe;
 pub mod process;
 pub mod shared;
 pub mod socket;
+pub mod tree;
 pub mod tty;
 
 pub use error::{Error, Result};

@@ -17,6 +17,9 @@ const FSCONFIG_SET_FLAG: u32 = 0;
 const FSCONFIG_SET_STRING: u32 = 1;
 const FSCONFIG_SET_FD: u32 = 5;
 const FSCONFIG_CMD_CREATE: u32 = 6;
+const FSCONFIG_CMD_RECONFIGURE: u32 = 7;
+const FSPICK_CLOEXEC: u32 = 1;
+const FSPICK_EMPTY_PATH: u32 = 8;
 const MOVE_MOUNT_F_EMPTY_PATH: u32 = 0x4;
 const MOVE_MOUNT_T_EMPTY_PATH: u32 = 0x40;
 
@@ -74,6 +77,19 @@ pub fn fsconfig_fd(ctx: BorrowedFd<'_>, key: &CStr, fd: BorrowedFd<'_>) -> Resul
 /// fsconfig(2) `FSCONFIG_CMD_CREATE`: makes the superblock.
 pub fn fsconfig_create(ctx: BorrowedFd<'_>) -> Result<()> {
     fsconfig(ctx, FSCONFIG_CMD_CREATE, ptr::null(), ptr::null(), 0)
+}
+
+/// fspick(2) (Linux 5.2): a context to reconfigure the filesystem mounted at `at`.
+pub fn fspick(at: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let flags = FSPICK_CLOEXEC | FSPICK_EMPTY_PATH;
+    // SAFETY: the path is the empty string.
+    let r = unsafe { libc::syscall(libc::SYS_fspick, at.as_raw_fd(), c"".as_ptr(), flags) };
+    check("fspick", r).map(own)
+}
+
+/// fsconfig(2) `FSCONFIG_CMD_RECONFIGURE`: changes the superblock that was picked.
+pub fn fsconfig_reconfigure(ctx: BorrowedFd<'_>) -> Result<()> {
+    fsconfig(ctx, FSCONFIG_CMD_RECONFIGURE, ptr::null(), ptr::null(), 0)
 }
 
 /// fsmount(2): a detached mount of the configured filesystem with `attr` (`MOUNT_ATTR_*`).

@@ -12,8 +12,6 @@ use std::process::{Command, Stdio};
 const NOT_CLAIMED: &[(&str, &str, &str)] = &[
     ("/mountOptions", "acl", "an option of the filesystem: handed over to it as it is, like any other word"),
     ("/mountOptions", "noacl", "as acl"),
-    ("/mountOptions", "remount", "a mount of a new container has nothing to remount: refused"),
-    ("/mountOptions", "tmpcopyup", LIMIT),
     ("/linux/mountExtensions/idmap/enabled", "true", LIMIT),
     ("/linux/seccomp/archs", "SCMP_ARCH_LOONGARCH64", "this program runs on x86_64 and aarch64"),
     ("/linux/seccomp/archs", "SCMP_ARCH_MIPS", "as above"),

@@ -22,6 +22,7 @@
 //!   <---------------- Born (+ pidfd) ---- an exec'd process that comes to its pid namespace only after set-up
 //! ```
 
+mod copy;
 mod identity;
 mod mounts;
 mod namespaces;
@@ -31,6 +32,7 @@ mod room;
 mod spawn;
 mod terminal;
 
+pub use mounts::configure;
 pub use progress::Progress;
 pub use report::{Message, go, receive};
 pub use spawn::{Born, spawn};
@@ -117,7 +119,7 @@ fn run(step: &Step, room: &mut Room) -> Outcome {
         Step::Hostname(name) => sys::ns::sethostname(name),
         Step::Domainname(name) => sys::ns::setdomainname(name),
         Step::Propagation(flags) => mounts::propagation(*flags),
-        Step::Root { path, isolate } => mounts::root(room, path, *isolate),
+        Step::Root { path, slave } => mounts::root(room, path, *slave),
         Step::Mount(mount) => mounts::mount(room, mount),
         Step::Remount { target, attr } => mounts::remount(room, target, attr),
         Step::Directory(target) => mounts::directory(room, target),

@@ -6,9 +6,9 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::Outcome;
 use super::room::Room;
-use crate::engine::plan::{Device, Links, Mount, Source, Target};
+use super::{Outcome, copy};
+use crate::engine::plan::{self, Device, Links, Mount, Source, Target};
 use crate::sys::mount::{
     self as kernel, AT_EMPTY_PATH, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW, MountAttr, OPEN_TREE_CLONE,
 };
@@ -23,26 +23,31 @@ pub fn propagation(flags: u64) -> Outcome {
 }
 
 /// Binds the rootfs on itself, so that it is a mount of its own, and opens it.
-///
-/// `isolate`: pivot_root refuses a new root that is shared, or whose parent is, so a private copy goes between the two
-/// and the new root becomes private as well; `RootPropagation` gives it what the spec asks for after the pivot.
-pub fn root(room: &mut Room, path: &CStr, isolate: bool) -> Outcome {
+pub fn root(room: &mut Room, path: &CStr, slave: bool) -> Outcome {
     room.null = Some(host_null()?);
     let dir = fs::openat(fs::CWD, path, libc::O_PATH | libc::O_DIRECTORY, 0)?;
+    // ORDER: before the bind, which a shared mount would pass on to the host, and which takes its propagation from here.
+    // pivot_root(2), too, refuses a new root that is shared or lies on a shared mount.
+    unshare(dir.as_fd(), if slave { libc::MS_SLAVE } else { libc::MS_PRIVATE })?;
     let tree = copy_of(dir.as_fd(), AT_RECURSIVE)?;
-    if !isolate {
-        kernel::move_mount(tree.as_fd(), dir.as_fd())?;
-        room.set_root(tree);
-        return Ok(());
-    }
-    let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
-    kernel::mount_setattr(tree.as_fd(), c"", AT_EMPTY_PATH, &private)?;
-    let between = copy_of(dir.as_fd(), 0)?;
-    kernel::move_mount(between.as_fd(), dir.as_fd())?;
-    kernel::mount_setattr(between.as_fd(), c"", AT_EMPTY_PATH, &private)?;
-    kernel::move_mount(tree.as_fd(), between.as_fd())?;
+    kernel::move_mount(tree.as_fd(), dir.as_fd())?;
     room.set_root(tree);
     Ok(())
+}
+
+/// Sets the propagation of the mount that `dir` is on: the one whose root is met first on the way up.
+fn unshare(dir: BorrowedFd<'_>, propagation: u64) -> Outcome {
+    let attr = MountAttr { propagation, ..MountAttr::default() };
+    let mut at = fs::openat(dir, c".", libc::O_PATH | libc::O_DIRECTORY, 0)?;
+    for _ in 0..libc::PATH_MAX {
+        match kernel::mount_setattr(at.as_fd(), c"", AT_EMPTY_PATH, &attr) {
+            Err(e) if e.is(libc::EINVAL) => {
+                at = fs::openat(at.as_fd(), c"..", libc::O_PATH | libc::O_DIRECTORY, 0)?;
+            }
+            r => return r,
+        }
+    }
+    Err(Error::new("mount_setattr", libc::EINVAL))
 }
 
 /// The host's /dev/null, which masks files: a character device 1:3 and nothing else (CVE-2025-31133).
@@ -63,12 +68,16 @@ fn copy_of(fd: BorrowedFd<'_>, flags: u32) -> Result<OwnedFd> {
 pub fn mount(room: &mut Room, mount: &Mount) -> Outcome {
     let from = match &mount.from {
         Source::Symlink(to) => return symlink(room.root()?, &mount.target, to),
+        Source::Remount { superblock } => return change(room, mount, superblock.as_ref()),
         Source::Filesystem { kind, source, options } => filesystem(room, kind, source, options, &mount.attr)?,
         Source::Bind { path, recursive, nofollow } => bind(path, *recursive, *nofollow)?,
         Source::Detached { fd, .. } => fd.try_clone().map_err(|_| Error::new("dup", libc::EMFILE))?,
     };
     let is_dir = is_directory(from.as_fd())?;
-    let to = place(room.root()?, &mount.target, is_dir, mount.links)?;
+    let (to, is_new) = place(room.root()?, &mount.target, is_dir, mount.links)?;
+    if !is_new {
+        take_over(room, mount, to.as_fd(), from.as_fd())?;
+    }
     set_attributes(from.as_fd(), mount)?;
     kernel::move_mount(from.as_fd(), to.as_fd()).map_err(|e| match is_directory(to.as_fd()) {
         // COMPAT: move_mount says EINVAL where mount(2) says ENOTDIR, and Docker looks for the latter's words.
@@ -84,6 +93,32 @@ pub fn mount(room: &mut Room, mount: &Mount) -> Outcome {
 
 fn is_directory(fd: BorrowedFd<'_>) -> Result<bool> {
     Ok(fs::fstat(fd)?.st_mode & libc::S_IFMT == libc::S_IFDIR)
+}
+
+/// What a new tmpfs takes over from the directory that it is about to cover.
+fn take_over(room: &mut Room, mount: &Mount, covered: BorrowedFd<'_>, tmpfs: BorrowedFd<'_>) -> Outcome {
+    let readable = |dir| fs::openat(dir, c".", libc::O_RDONLY | libc::O_DIRECTORY, 0);
+    if mount.take_over.mode {
+        let mode = fs::fstat(covered)?.st_mode & 0o7777;
+        fs::fchmod(readable(tmpfs)?.as_fd(), mode)?;
+    }
+    if mount.take_over.content {
+        copy::content(room, readable(covered)?.as_fd(), readable(tmpfs)?.as_fd(), 0)?;
+    }
+    Ok(())
+}
+
+/// `remount`: as mount(8) does it, what is not mentioned stays as it is.
+fn change(room: &mut Room, mount: &Mount, superblock: Option<&plan::Options>) -> Outcome {
+    let at = fs::openat2(room.root()?, &mount.target.path, libc::O_PATH, 0, IN_ROOT)?;
+    if let Some(options) = superblock {
+        let ctx = kernel::fspick(at.as_fd())?;
+        options_of(ctx.as_fd(), options)
+            .and_then(|()| kernel::fsconfig_reconfigure(ctx.as_fd()))
+            .inspect_err(|_| explain(room, ctx.as_fd()))?;
+    }
+    set_attributes(at.as_fd(), mount)?;
+    set_propagation(at.as_fd(), &mount.propagation)
 }
 
 /// Attributes of a bind are set on the detached copy; those of a filesystem went into fsmount.
@@ -106,31 +141,32 @@ fn set_propagation(at: BorrowedFd<'_>, flags: &[u64]) -> Outcome {
     })
 }
 
-type Options = [(std::ffi::CString, Option<std::ffi::CString>)];
-
 fn filesystem(
     room: &mut Room,
     kind: &CStr,
     source: &CStr,
-    options: &Options,
+    options: &plan::Options,
     attr: &MountAttr,
 ) -> Result<OwnedFd> {
     let ctx = kernel::fsopen(kind)?;
-    configure(ctx.as_fd(), source, options, attr).inspect_err(|_| explain(room, ctx.as_fd()))
+    configure(ctx.as_fd(), source, options, attr.set).inspect_err(|_| explain(room, ctx.as_fd()))
 }
 
-fn configure(ctx: BorrowedFd<'_>, source: &CStr, options: &Options, attr: &MountAttr) -> Result<OwnedFd> {
+/// A detached mount of the filesystem that `ctx` and `options` describe, with attributes `attr` (`MOUNT_ATTR_*`).
+pub fn configure(ctx: BorrowedFd<'_>, source: &CStr, options: &plan::Options, attr: u64) -> Result<OwnedFd> {
     if !source.is_empty() {
         kernel::fsconfig_string(ctx, c"source", source)?;
     }
-    for (key, value) in options {
-        match value {
-            Some(value) => kernel::fsconfig_string(ctx, key, value)?,
-            None => kernel::fsconfig_flag(ctx, key)?,
-        }
-    }
+    options_of(ctx, options)?;
     kernel::fsconfig_create(ctx)?;
-    kernel::fsmount(ctx, attr.set as u32)
+    kernel::fsmount(ctx, attr as u32)
+}
+
+fn options_of(ctx: BorrowedFd<'_>, options: &plan::Options) -> Outcome {
+    options.iter().try_for_each(|(key, value)| match value {
+        Some(value) => kernel::fsconfig_string(ctx, key, value),
+        None => kernel::fsconfig_flag(ctx, key),
+    })
 }
 
 /// The kernel's own words about a refused filesystem are the first line of its context's log.
@@ -147,16 +183,16 @@ fn bind(path: &CStr, recursive: bool, nofollow: bool) -> Result<OwnedFd> {
     kernel::open_tree(fs::CWD, path, OPEN_TREE_CLONE | recursive | nofollow)
 }
 
-/// Opens the target, making what is missing of it.
-fn place(root: BorrowedFd<'_>, target: &Target, is_dir: bool, links: Links) -> Result<OwnedFd> {
+/// Opens the target, making what is missing of it; was it missing?
+fn place(root: BorrowedFd<'_>, target: &Target, is_dir: bool, links: Links) -> Result<(OwnedFd, bool)> {
     let (flags, resolve) = match links {
         Links::InRoot => (libc::O_PATH, IN_ROOT),
         Links::NotLast => (libc::O_PATH | libc::O_NOFOLLOW, IN_ROOT),
         Links::None => (libc::O_PATH | libc::O_NOFOLLOW, IN_ROOT | libc::RESOLVE_NO_SYMLINKS),
     };
     match fs::openat2(root, &target.path, flags, 0, resolve) {
-        Err(e) if e.is(libc::ENOENT) => make(root, target, is_dir),
-        r => r,
+        Err(e) if e.is(libc::ENOENT) => Ok((make(root, target, is_dir)?, true)),
+        r => Ok((r?, false)),
     }
 }
 

@@ -102,9 +102,10 @@ fn filesystems(
     let terminal = process.and_then(Process::terminal).unwrap_or(false);
     let propagation = root_propagation(linux)?;
     // ORDER: cut propagation before the first mount, or the container's mounts would show up on the host.
-    plan.steps.push(Step::Propagation(propagation.unwrap_or(libc::MS_SLAVE | libc::MS_REC)));
-    let isolate = propagation.is_some_and(|flags| flags & libc::MS_SHARED != 0);
-    plan.steps.push(Step::Root { path: c_string(inputs.rootfs.as_os_str().as_encoded_bytes())?, isolate });
+    plan.steps.push(Step::Propagation(initial_propagation(propagation)));
+    // COMPAT: private unless asked to be a slave, as in runc.
+    let slave = propagation.is_some_and(|flags| flags & libc::MS_SLAVE != 0);
+    plan.steps.push(Step::Root { path: c_string(inputs.rootfs.as_os_str().as_encoded_bytes())?, slave });
     // ORDER: stdio while the host's /dev/null is in sight.
     if !terminal {
         plan.steps.push(Step::Stdio(inputs.stdio.clone()));
@@ -130,7 +131,9 @@ fn filesystems(
     plan.steps.extend(late);
     protect(plan, spec, linux)?;
     plan.steps.push(if inputs.no_pivot_root { Step::MoveRoot } else { Step::Pivot });
-    plan.steps.extend(propagation.map(Step::RootPropagation));
+    // COMPAT: private and slave are done already; once more, `rslave` would undo the `rshared` of a volume.
+    let done = libc::MS_PRIVATE | libc::MS_SLAVE;
+    plan.steps.extend(propagation.filter(|flags| flags & done == 0).map(Step::RootPropagation));
     Ok(())
 }
 
@@ -166,7 +169,18 @@ fn has_setup_hooks(spec: &Spec) -> bool {
         .any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
 }
 
-fn root_propagation(linux: &Linux) -> Result<Option<u64>, Error> {
+/// The propagation of the whole tree while the container is made. What is unbindable could not be bound any more:
+/// until all is in place, it is private.
+pub fn initial_propagation(asked: Option<u64>) -> u64 {
+    match asked {
+        Some(flags) if flags & libc::MS_UNBINDABLE != 0 => libc::MS_PRIVATE | flags & libc::MS_REC,
+        Some(flags) => flags,
+        None => libc::MS_SLAVE | libc::MS_REC,
+    }
+}
+
+/// `linux.rootfsPropagation` as `MS_*`.
+pub fn root_propagation(linux: &Linux) -> Result<Option<u64>, Error> {
     let Some(word) = linux.rootfs_propagation().as_ref().filter(|word| !word.is_empty()) else {
         return Ok(None);
     };

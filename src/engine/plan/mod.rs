@@ -29,7 +29,7 @@ use crate::sys::mount::MountAttr;
 use crate::sys::process::{CpuSet, NodeSet, SchedAttr};
 
 pub use identity::{Given, Program, SecurityModules, no_selinux};
-pub use mounts::{CgroupView, Host as HostMounts};
+pub use mounts::{CgroupView, Host as HostMounts, is_bind, new_filesystem};
 pub use target::{Target, c_string};
 
 /// What the child of one clone does, in order.
@@ -107,10 +107,10 @@ pub enum Step {
     Domainname(CString),
     /// Propagation of the whole tree before anything is mounted (`MS_*`).
     Propagation(u64),
-    /// Bind the rootfs on itself and take it as the root of all that follows.
+    /// Bind the rootfs on itself and take it as the root of all that follows; a slave of the host's, or private.
     Root {
         path: CString,
-        isolate: bool,
+        slave: bool,
     },
     Mount(Box<Mount>),
     /// mount_setattr(2) on something mounted before.
@@ -212,6 +212,16 @@ pub struct Mount {
     pub propagation: Vec<u64>,
     /// The target's final symbolic link is not followed; for procfs and sysfs no link is.
     pub links: Links,
+    pub take_over: TakeOver,
+}
+
+/// What a new tmpfs takes over from the directory that it covers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TakeOver {
+    /// COMPAT: its permission bits, unless the options have a mode, as in runc and crun.
+    pub mode: bool,
+    /// `tmpcopyup`.
+    pub content: bool,
 }
 
 /// Which symbolic links the way to a mount target may have.
@@ -222,17 +232,22 @@ pub enum Links {
     None,
 }
 
+/// What fsconfig(2) is told: keys with a value, or flags.
+pub type Options = Vec<(CString, Option<CString>)>;
+
 /// Where a mount comes from.
 #[derive(Debug)]
 pub enum Source {
     /// A new filesystem: fsopen, one fsconfig per option, fsmount.
-    Filesystem { kind: CString, source: CString, options: Vec<(CString, Option<CString>)> },
+    Filesystem { kind: CString, source: CString, options: Options },
     /// A copy of a mount that is there, by path in the shim's mount namespace.
     Bind { path: CString, recursive: bool, nofollow: bool },
     /// A detached mount that the shim made (id-mapped, or out of the user namespace's reach).
     Detached { fd: Fd, path: CString },
     /// A symbolic link instead of a mount (`copy-symlink`, co-mounted cgroup controllers).
     Symlink(CString),
+    /// No new mount: the one that is there gets attributes, and its filesystem, if given, options.
+    Remount { superblock: Option<Options> },
 }
 
 /// A device node below the root.

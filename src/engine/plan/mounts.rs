@@ -9,7 +9,7 @@ use std::sync::Arc;
 use oci_spec::runtime as spec;
 
 use super::target::c_string;
-use super::{Links, Mount, Plan, Source, Step, Target};
+use super::{Links, Mount, Options, Plan, Source, Step, TakeOver, Target};
 use crate::engine::Error;
 use crate::oci::mount_options::{Attributes, MountOptions};
 use crate::sys::mount::MountAttr;
@@ -19,7 +19,7 @@ use crate::sys::mount::MountAttr;
 pub struct CgroupView {
     /// Directory name below the cgroup mount; empty for the unified hierarchy, which is the mount itself.
     pub name: String,
-    /// The container's own cgroup, a directory of the host.
+    /// What is bound, a directory of the host; empty for whatever a joined cgroup namespace has for its root.
     pub path: PathBuf,
     /// Further names of a co-mounted hierarchy (`cpu` and `cpuacct` for `cpu,cpuacct`).
     pub links: Vec<String>,
@@ -36,15 +36,29 @@ pub struct Host {
     pub label: Option<String>,
 }
 
+/// A bind mount: of that type, or with `bind` or `rbind`.
+pub fn is_bind(m: &spec::Mount, options: &MountOptions) -> bool {
+    options.bind || m.typ().as_deref() == Some("bind")
+}
+
+/// What the filesystem of a mount is made of, and the attributes of the mount itself.
+pub fn new_filesystem(index: usize, m: &spec::Mount, host: &Host) -> Result<(Source, MountAttr), Error> {
+    let one =
+        One { index, m, options: MountOptions::parse(m.options().as_deref().unwrap_or_default()), host };
+    one.new_filesystem()
+}
+
 /// Appends the mounts in order; the answer are remounts to do once everything is in place.
 pub fn append(plan: &mut Plan, mounts: &[spec::Mount], host: &Host) -> Result<Vec<Step>, Error> {
     let mut late = Vec::new();
     for (index, m) in mounts.iter().enumerate() {
         let words = m.options().as_deref().unwrap_or_default();
         let one = One { index, m, options: MountOptions::parse(words), host };
-        if m.typ().as_deref() == Some("cgroup") && !one.options.bind {
+        if one.options.remount {
+            plan.steps.push(one.remount()?);
+        } else if m.typ().as_deref() == Some("cgroup") && !one.options.bind {
             one.cgroup(&mut plan.steps)?;
-        } else if one.is_bind() {
+        } else if is_bind(m, &one.options) {
             plan.steps.push(one.bind()?);
         } else {
             plan.steps.push(one.filesystem(&mut late)?);
@@ -71,10 +85,6 @@ struct One<'a> {
 }
 
 impl One<'_> {
-    fn is_bind(&self) -> bool {
-        self.options.bind || self.m.typ().as_deref() == Some("bind")
-    }
-
     fn target(&self) -> Result<Target, Error> {
         Target::new(self.m.destination())
     }
@@ -96,6 +106,7 @@ impl One<'_> {
             recursive: attr(&self.options.recursive),
             propagation: self.options.propagation.clone(),
             links,
+            take_over: TakeOver::default(),
         })
     }
 
@@ -120,37 +131,69 @@ impl One<'_> {
         Ok(Step::Mount(Box::new(self.step(from)?)))
     }
 
+    fn remount(&self) -> Result<Step, Error> {
+        let options = self.superblock(|_| true)?;
+        // A bind has no superblock of its own to change.
+        let superblock = (!is_bind(self.m, &self.options) && !options.is_empty()).then_some(options);
+        Ok(Step::Mount(Box::new(self.step(Source::Remount { superblock })?)))
+    }
+
     fn filesystem(&self, late: &mut Vec<Step>) -> Result<Step, Error> {
-        let kind = self.m.typ().as_deref().filter(|kind| !kind.is_empty());
-        let kind = kind.ok_or_else(|| self.refuse("neither a type nor a bind option is given"))?;
-        // ORDER: a tmpfs gets its content first (devices, further mount points), read-only later.
-        let defer_ro = kind == "tmpfs" && self.options.attributes.set & libc::MOUNT_ATTR_RDONLY != 0;
-        let flags = self.options.superblock.iter().filter(|flag| !(defer_ro && **flag == "ro"));
-        let mut options: Vec<(CString, Option<CString>)> = flags
-            .filter(|flag| **flag != "rw")
-            .map(|flag| Ok((c_string(flag)?, None)))
-            .collect::<Result<_, Error>>()?;
-        for word in &self.options.data {
-            options.push(key_value(word)?);
-        }
-        if let Some(label) = self.host.label.as_ref().filter(|_| takes_label(kind)) {
-            options.push((c"context".to_owned(), Some(c_string(label)?)));
-        }
-        let source =
-            self.m.source().as_ref().map(|s| s.as_os_str().as_encoded_bytes()).unwrap_or(kind.as_bytes());
-        let mut mount =
-            self.step(Source::Filesystem { kind: c_string(kind)?, source: c_string(source)?, options })?;
-        if defer_ro {
-            mount.attr.set &= !libc::MOUNT_ATTR_RDONLY;
+        let (new, attr) = self.new_filesystem()?;
+        let kind = self.kind()?;
+        let from = match self.host.detached.get(&self.index) {
+            Some(fd) => Source::Detached { fd: fd.clone(), path: c_string(kind)? },
+            None => new,
+        };
+        let mut mount = self.step(from)?;
+        if mount.attr.set != attr.set {
             late.push(Step::Remount {
                 target: self.target()?,
                 attr: MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() },
             });
         }
+        mount.attr = attr;
+        if kind == "tmpfs" {
+            let has_mode = self.options.data.iter().any(|word| word.starts_with("mode="));
+            mount.take_over = TakeOver { mode: !has_mode, content: self.options.tmpcopyup };
+        }
         if matches!(kind, "proc" | "sysfs") {
             mount.links = Links::None;
         }
         Ok(Step::Mount(Box::new(mount)))
+    }
+
+    fn kind(&self) -> Result<&str, Error> {
+        let kind = self.m.typ().as_deref().filter(|kind| !kind.is_empty());
+        kind.ok_or_else(|| self.refuse("neither a type nor a bind option is given"))
+    }
+
+    fn new_filesystem(&self) -> Result<(Source, MountAttr), Error> {
+        let kind = self.kind()?;
+        let mut attr = attr(&self.options.attributes);
+        // ORDER: a tmpfs gets its content first (devices, further mount points), read-only later.
+        let defer_ro = kind == "tmpfs" && attr.set & libc::MOUNT_ATTR_RDONLY != 0;
+        if defer_ro {
+            attr.set &= !libc::MOUNT_ATTR_RDONLY;
+        }
+        let mut options = self.superblock(|flag| flag != "rw" && !(defer_ro && flag == "ro"))?;
+        if let Some(label) = self.host.label.as_ref().filter(|_| takes_label(kind)) {
+            options.push((c"context".to_owned(), Some(c_string(label)?)));
+        }
+        let source =
+            self.m.source().as_ref().map(|s| s.as_os_str().as_encoded_bytes()).unwrap_or(kind.as_bytes());
+        Ok((Source::Filesystem { kind: c_string(kind)?, source: c_string(source)?, options }, attr))
+    }
+
+    /// What fsconfig(2) is told: flags of the VFS that `wanted` lets through, then the filesystem's own words.
+    fn superblock(&self, wanted: impl Fn(&str) -> bool) -> Result<Options, Error> {
+        let flags = self.options.superblock.iter().filter(|flag| wanted(flag));
+        let mut options: Options =
+            flags.map(|flag| Ok((c_string(flag)?, None))).collect::<Result<_, Error>>()?;
+        for word in &self.options.data {
+            options.push(key_value(word)?);
+        }
+        Ok(options)
     }
 
     /// The cgroup mount: the unified cgroup itself, or on v1 a tmpfs with one directory a hierarchy.
@@ -165,7 +208,12 @@ impl One<'_> {
         if let [view] = self.host.cgroups.as_slice()
             && view.name.is_empty()
         {
-            steps.push(bind(view, self.target()?)?);
+            steps.push(match view.path.as_os_str().is_empty() {
+                // KERNEL: not without need: mounted in the host's cgroup namespace, it would reset options of the
+                // host's own (nsdelegate).
+                true => self.step(unified()).map(|mount| Step::Mount(Box::new(mount)))?,
+                false => bind(view, self.target()?)?,
+            });
             return Ok(());
         }
         let options = vec![(c"mode".to_owned(), Some(c"755".to_owned()))];
@@ -190,6 +238,10 @@ impl One<'_> {
         }
         Ok(())
     }
+}
+
+fn unified() -> Source {
+    Source::Filesystem { kind: c"cgroup2".into(), source: c"cgroup".into(), options: Vec::new() }
 }
 
 /// Filesystems without xattrs of their own take the label as a mount option; the rest would refuse it.

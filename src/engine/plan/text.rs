@@ -1,5 +1,6 @@
 //! How a plan prints: one line a step, the same in golden plans and in error messages.
 
+use std::ffi::CString;
 use std::fmt;
 
 use super::words::{attributes, namespaces, propagation};
@@ -44,9 +45,9 @@ impl fmt::Display for Step {
             Self::Hostname(name) => write!(f, "hostname {name:?}"),
             Self::Domainname(name) => write!(f, "domainname {name:?}"),
             Self::Propagation(flags) => write!(f, "propagation of the mount tree {}", propagation(*flags)),
-            Self::Root { path, isolate } => {
-                let isolated = if *isolate { ", below a private mount" } else { "" };
-                write!(f, "root.path {}{isolated}", path.to_string_lossy())
+            Self::Root { path, slave } => {
+                let slave = if *slave { ", a slave" } else { "" };
+                write!(f, "root.path {}{slave}", path.to_string_lossy())
             }
             Self::Mount(mount) => mount.fmt(f),
             Self::Remount { target, attr } => {
@@ -121,6 +122,9 @@ impl fmt::Display for Mount {
         if self.recursive.set != 0 || self.recursive.clear != 0 {
             write!(f, " and below:{}", attributes(self.recursive.set, self.recursive.clear))?;
         }
+        if self.take_over.content {
+            f.write_str(" tmpcopyup")?;
+        }
         self.propagation.iter().try_for_each(|flags| write!(f, " {}", propagation(*flags)))?;
         f.write_str(match self.links {
             Links::InRoot => "",
@@ -135,13 +139,7 @@ impl fmt::Display for Source {
         match self {
             Self::Filesystem { kind, options, .. } => {
                 write!(f, "{}", kind.to_string_lossy())?;
-                for (key, value) in options {
-                    write!(f, ",{}", key.to_string_lossy())?;
-                    if let Some(value) = value {
-                        write!(f, "={}", value.to_string_lossy())?;
-                    }
-                }
-                Ok(())
+                options_of(f, options)
             }
             Self::Bind { path, recursive, nofollow } => {
                 let nofollow = if *nofollow { " (src-nofollow)" } else { "" };
@@ -150,6 +148,17 @@ impl fmt::Display for Source {
             }
             Self::Detached { path, .. } => write!(f, "detached {}", path.to_string_lossy()),
             Self::Symlink(to) => write!(f, "link {}", to.to_string_lossy()),
+            Self::Remount { superblock } => {
+                write!(f, "remount")?;
+                options_of(f, superblock.as_deref().unwrap_or_default())
+            }
         }
     }
+}
+
+fn options_of(f: &mut fmt::Formatter<'_>, options: &[(CString, Option<CString>)]) -> fmt::Result {
+    options.iter().try_for_each(|(key, value)| {
+        write!(f, ",{}", key.to_string_lossy())?;
+        value.iter().try_for_each(|value| write!(f, "={}", value.to_string_lossy()))
+    })
 }

@@ -33,7 +33,28 @@ fn check_one(mount: &Mount, at: &str, namespaces: &Namespaces<'_>) -> Result<()>
             format!("`{data}` means nothing to a bind mount; remove it, or mount the filesystem itself"),
         );
     }
+    extensions(mount, &options, at)?;
     id_mappings(mount, &options, at, namespaces)
+}
+
+/// Options that say nothing, or contradict each other, on this kind of mount.
+fn extensions(mount: &Mount, options: &MountOptions, at: &str) -> Result<()> {
+    let field = format!("{at}.options");
+    if options.tmpcopyup && (options.bind || mount.typ().as_deref() != Some("tmpfs")) {
+        return refuse(
+            field,
+            "has `tmpcopyup`, which only a tmpfs can do; remove it, or make the type tmpfs",
+        );
+    }
+    if options.copy_symlink && (options.src_nofollow || options.dest_nofollow) {
+        let message =
+            "has `copy-symlink` beside `src-nofollow` or `dest-nofollow`; a link is either copied or mounted";
+        return refuse(field, message);
+    }
+    if options.remount && (options.idmap.is_some() || options.tmpcopyup) {
+        return refuse(field, "has `remount` beside an option for new mounts; give that to the mount itself");
+    }
+    Ok(())
 }
 
 fn id_mappings(mount: &Mount, options: &MountOptions, at: &str, namespaces: &Namespaces<'_>) -> Result<()> {
@@ -42,9 +63,6 @@ fn id_mappings(mount: &Mount, options: &MountOptions, at: &str, namespaces: &Nam
     let own = !uids.is_empty() || !gids.is_empty();
     if !own && options.idmap.is_none() {
         return Ok(());
-    }
-    if !options.bind {
-        return refuse(at, "is id-mapped and no bind mount; only bind mounts can be, add `bind`");
     }
     if !own && !namespaces.has(Kind::User) {
         return refuse(at, "is id-mapped without mappings; give it both, or the container a user namespace");

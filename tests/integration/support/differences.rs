@@ -58,6 +58,17 @@ pub const DIFFERENCES: &[(&str, &str)] = &[
         "events while containerd is away",
         "the Go publisher gives up after a few tries; ours keeps its journal",
     ),
+    (
+        "id-mapped new filesystem",
+        "runc maps the ids of bind mounts only; crun and ours also those of a new one",
+    ),
+    ("propagation of the root", "runc before 1.4 leaves the root private, whatever rootfsPropagation says"),
+    ("tmpcopyup of a pipe", "runc sets the owner of a pipe before it makes it, and fails; ours copies it"),
+    (
+        "crun's bind options",
+        "runc takes copy-symlink, src-nofollow and dest-nofollow for data of the filesystem",
+    ),
+    ("relative mount target", "runc warns and takes it from the root, as the spec allows; ours refuses it"),
 ];
 
 /// True when the peer is under test and the named behaviour is one it is known not to have.

@@ -8,6 +8,7 @@ pub mod events;
 pub mod fifo;
 pub mod hung;
 pub mod leak;
+pub mod mounted;
 pub mod run;
 pub mod seccomp_agent;
 pub mod shim;

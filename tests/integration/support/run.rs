@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// Output of a container whose spec `change` has changed; it must end well.
 #[track_caller]
-pub fn output(script: &str, change: impl Fn(&mut Bundle, &Path)) -> String {
+pub fn output(script: &str, change: impl FnOnce(&mut Bundle, &Path)) -> String {
     let (status, text) = outcome(script, change);
     assert_eq!(status, 0, "{text}");
     text
@@ -18,10 +18,8 @@ pub fn output(script: &str, change: impl Fn(&mut Bundle, &Path)) -> String {
 
 /// Exit status and output of a container whose spec `change` has changed.
 #[track_caller]
-pub fn outcome(script: &str, change: impl Fn(&mut Bundle, &Path)) -> (u32, String) {
-    let host = Host::new();
-    // A mapped root has no rights in a folder that is closed to all but the real one.
-    fs::set_permissions(host.folder(), fs::Permissions::from_mode(0o755)).expect("chmod");
+pub fn outcome(script: &str, change: impl FnOnce(&mut Bundle, &Path)) -> (u32, String) {
+    let host = open_host();
     let both = Both::new(host.folder(), "out");
     let mut bundle = host.bundle("a", script);
     change(&mut bundle, host.folder());
@@ -29,6 +27,7 @@ pub fn outcome(script: &str, change: impl Fn(&mut Bundle, &Path)) -> (u32, Strin
     shim.run_with(&both.stdio());
     let status = shim.wait("").expect("Wait");
     shim.delete("").expect("Delete");
+    assert_eq!(super::leak::mounts_below(&shim.bundle.folder), Vec::<String>::new(), "mounts left");
     (status, both.finish())
 }
 
@@ -49,6 +48,25 @@ impl Both {
     fn finish(self) -> String {
         self.0.map(Sink::finish).concat()
     }
+}
+
+/// A host whose folder a mapped root may pass through: it has no rights in one that is closed to all but the real one.
+pub fn open_host() -> Host {
+    let host = Host::new();
+    fs::set_permissions(host.folder(), fs::Permissions::from_mode(0o755)).expect("chmod");
+    host
+}
+
+/// Why Create refuses the bundle that `change` has changed. Nothing may be left.
+#[track_caller]
+pub fn refusal(change: impl FnOnce(&mut Bundle, &Path)) -> String {
+    let host = open_host();
+    let mut bundle = host.bundle("a", "true");
+    change(&mut bundle, host.folder());
+    let shim = host.start(bundle);
+    let failure = shim.create().expect_err("Create fails");
+    shim.assert_nothing_left();
+    failure.message
 }
 
 /// Exit status and output of a further process of a running container.
