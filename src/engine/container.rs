@@ -390,6 +390,7 @@ pub fn clear(state: &State) -> Result<(), Error> {
     }
     if let Some(rootfs) = &state.rootfs {
         keep(rootfs::unmount(rootfs));
+        keep(rootfs::unmount_below(rootfs, &state.rootfs_targets));
     }
     keep(fault!("Delete: unmounted").map_err(Error::from));
     outcome

@@ -15,6 +15,7 @@ mod error;
 pub mod fault;
 pub mod fs;
 pub mod kernel;
+pub mod loop_device;
 pub mod memory;
 pub mod mount;
 pub mod ns;

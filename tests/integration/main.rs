@@ -25,6 +25,7 @@ mod api_net_devices;
 mod api_placement;
 mod api_propagation;
 mod api_resources;
+mod api_rootfs;
 mod api_rootless;
 mod api_scheduling;
 mod api_seccomp;
