@@ -12,7 +12,6 @@ use std::process::{Command, Stdio};
 const NOT_CLAIMED: &[(&str, &str, &str)] = &[
     ("/mountOptions", "acl", "an option of the filesystem: handed over to it as it is, like any other word"),
     ("/mountOptions", "noacl", "as acl"),
-    ("/linux/mountExtensions/idmap/enabled", "true", LIMIT),
     ("/linux/seccomp/archs", "SCMP_ARCH_LOONGARCH64", "this program runs on x86_64 and aarch64"),
     ("/linux/seccomp/archs", "SCMP_ARCH_MIPS", "as above"),
     ("/linux/seccomp/archs", "SCMP_ARCH_MIPS64", "as above"),
@@ -27,9 +26,6 @@ const NOT_CLAIMED: &[(&str, &str, &str)] = &[
     ("/linux/seccomp/archs", "SCMP_ARCH_S390", "as above"),
     ("/linux/seccomp/archs", "SCMP_ARCH_S390X", "as above"),
 ];
-
-/// Claimed as soon as it is carried out.
-const LIMIT: &str = "README, Limits";
 
 /// Every single claim of a features document: the place of a list and a word in it, or of a switch that is on.
 fn claims(place: &str, value: &Value, all: &mut Vec<(String, String)>) {
@@ -87,7 +83,6 @@ fn everything_that_runc_claims_is_claimed_or_listed_with_a_reason() {
     assert!(missing.is_empty(), "runc claims these, ours does not: {missing:?}");
     let outdated: Vec<_> = NOT_CLAIMED
         .iter()
-        .filter(|(_, _, reason)| *reason != LIMIT)
         .filter(|(place, word, _)| ours.contains(&((*place).to_owned(), (*word).to_owned())))
         .collect();
     assert!(outdated.is_empty(), "claimed after all: {outdated:?}");
