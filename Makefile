@@ -1,7 +1,7 @@
 # Each target is one line: cargo, or one script of hack/. As root on Debian they install what they lack.
 PREFIX ?= /usr/local
 
-.PHONY: help build run test race bench check install clean
+.PHONY: help build run test race bench soak fuzz check install clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -20,6 +20,12 @@ race: ## attackers swap links into the root while containers are created; RACE_S
 
 bench: ## our shim beside runc, crun and the floor: times, CPU, memory; ROUNDS=20 EXECS=0 GUEST=no
 	@hack/bench.sh
+
+soak: ## churn, long: SOAK_CONTAINERS=10000 SOAK_EXECS=100000 SOAK_ROUNDS=40, leaks and order checked
+	@hack/soak.sh
+
+fuzz: ## every fuzz target for FUZZ_SECONDS=600
+	@hack/fuzz.sh
 
 check: ## formatting and lints
 	@cargo fmt --check && cargo clippy --locked --all-targets -- -D warnings

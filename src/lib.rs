@@ -9,6 +9,9 @@
 //! ```
 
 pub mod engine;
+#[cfg(any(test, feature = "fuzzing"))]
+#[path = "../tests/fuzz/targets.rs"]
+pub mod fuzz;
 pub mod oci;
 pub mod shim;
 pub mod stdio;

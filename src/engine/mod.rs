@@ -2,7 +2,7 @@
 
 mod abort;
 pub mod cgroup;
-mod child;
+pub(crate) mod child;
 mod container;
 mod create;
 mod detached;

@@ -8,6 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::workers;
 use crate::oci::spec::{self, Spec, Warnings};
 use crate::{oci, sys};
 
@@ -27,7 +28,7 @@ impl Ahead {
     /// Parses the config.json of `bundle` on a worker thread. What is wrong with it is Create's to say.
     pub fn begin(&self, bundle: PathBuf) {
         let ahead = self.clone();
-        tokio::task::spawn_blocking(move || {
+        let work = move || {
             sys::memory::map_program();
             // Kept for the shim's life. What is wrong with it is Create's to say, too.
             let _ = crate::engine::cgroup::Host::get();
@@ -37,7 +38,9 @@ impl Ahead {
             if matches!(*state, State::Open) {
                 *state = State::Parsed(text, Box::new(parsed));
             }
-        });
+        };
+        // Without a thread to be had nothing is done ahead.
+        let _ = workers::hand_over(Box::new(work));
     }
 
     /// The spec of `bundle`, for its Create.

@@ -115,6 +115,105 @@ impl Inflight {
     }
 }
 
+/// Random interleavings of callers that stay, leave and retry, against a model (tests/fuzz).
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// What the model knows of one key.
+    #[derive(Default)]
+    struct Known {
+        running: Option<(u32, oneshot::Sender<Outcome>)>,
+        /// Callers that wait for the run.
+        waiting: Vec<tokio::task::JoinHandle<Outcome>>,
+        kept: Option<u32>,
+    }
+
+    const VERBS: [&str; 4] = ["Create", "Start", "Delete", "Pause"];
+
+    /// Each byte is a step: which verb, and what happens to it.
+    pub fn states(steps: &[u8]) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, async {
+            let (inflight, runs) = (Inflight::default(), Rc::new(RefCell::new(0)));
+            let mut known: [Known; 4] = Default::default();
+            for step in steps.iter().take(200) {
+                let (verb, what) = (usize::from(step % 4), step / 4 % 4);
+                one(&inflight, &runs, VERBS[verb], &mut known[verb], what).await;
+            }
+            let running = known.iter().any(|known| known.running.is_some());
+            assert_eq!(inflight.is_idle(), !running);
+        });
+    }
+
+    async fn settle() {
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn one(
+        inflight: &Inflight,
+        runs: &Rc<RefCell<u32>>,
+        verb: &'static str,
+        known: &mut Known,
+        what: u8,
+    ) {
+        match what {
+            // A call; its caller leaves at once, or stays.
+            0 | 1 => {
+                let started = Rc::new(RefCell::new(None));
+                let operation = {
+                    let (runs, started) = (runs.clone(), started.clone());
+                    move || {
+                        *runs.borrow_mut() += 1;
+                        let (finish, finished) = oneshot::channel();
+                        *started.borrow_mut() = Some((*runs.borrow(), finish));
+                        async move { finished.await.expect("the model ends every run") }
+                    }
+                };
+                let (this, key) = (inflight.clone(), (verb, "c".to_owned(), String::new()));
+                let call = tokio::task::spawn_local(async move { this.run(key, operation).await });
+                settle().await;
+                let began = started.borrow_mut().take();
+                if let Some(number) = known.kept.take() {
+                    assert!(began.is_none(), "{verb}: a result was there to be taken");
+                    assert_eq!(call.await.expect("a task").expect("it was kept"), Reply::Pid(number));
+                    return;
+                }
+                assert_eq!(began.is_some(), known.running.is_none(), "{verb}: one run at a time");
+                known.running = began.or(known.running.take());
+                match what {
+                    0 => call.abort(),
+                    _ => known.waiting.push(call),
+                }
+                settle().await;
+            }
+            // The end of the run, good or bad.
+            _ => {
+                let Some((number, finish)) = known.running.take() else { return };
+                let good = what == 2;
+                let outcome =
+                    if good { Ok(Reply::Pid(number)) } else { Err(super::super::error::internal("no")) };
+                assert!(finish.send(outcome).is_ok(), "{verb}: the run outlives its callers");
+                settle().await;
+                let taken = !known.waiting.is_empty();
+                for call in known.waiting.drain(..) {
+                    let answer = call.await.expect("a task");
+                    assert_eq!(answer.ok(), good.then_some(Reply::Pid(number)), "{verb}");
+                }
+                known.kept = Some(number).filter(|_| good && !taken && KEPT.contains(&verb));
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

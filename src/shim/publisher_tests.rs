@@ -219,3 +219,40 @@ async fn without_an_address_events_are_discarded() {
     journal.publish(&events::TaskExit::new(), SystemTime::now());
     assert_eq!(journal.flush(Duration::from_secs(1)).await, 0);
 }
+
+/// Publishing, restarts, answers that never come and pauses in any order: nothing is lost, nothing overtakes.
+#[tokio::test]
+async fn whatever_happens_to_the_listener_every_event_arrives_in_its_turn() {
+    for _ in 0..4 {
+        let seed = fastrand::u64(..);
+        let mut dice = fastrand::Rng::with_seed(seed);
+        let bench = bench();
+        let (mut server, mut published) = (None, 0);
+        for _ in 0..60 {
+            match dice.u8(..8) {
+                0..4 => {
+                    let more = dice.u32(1..20);
+                    bench.publish(published..published + more);
+                    published += more;
+                }
+                4 => {
+                    if let Some(mut gone) = server.replace(bench.serve().await) {
+                        Server::shutdown(&mut gone).await.unwrap();
+                    }
+                }
+                5 => {
+                    if let Some(mut gone) = server.take() {
+                        Server::shutdown(&mut gone).await.unwrap();
+                    }
+                }
+                6 => bench.daemon.hang.store(1, Ordering::SeqCst),
+                _ => tokio::time::sleep(Duration::from_micros(dice.u64(..5000))).await,
+            }
+        }
+        let _last = bench.serve().await;
+        bench.flush().await;
+        let mut pids = bench.daemon.pids();
+        pids.dedup();
+        assert_eq!(pids, (0..published).collect::<Vec<_>>(), "seed {seed}");
+    }
+}

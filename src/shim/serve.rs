@@ -29,8 +29,6 @@ const NEEDED: [&str; 5] = [
     "SYSTEMD_BUS_TIMEOUT",
     "XDG_RUNTIME_DIR",
 ];
-/// A worker thread that had nothing to do for so long ends: an idle shim has one thread.
-const THREAD_KEEP: Duration = Duration::from_millis(100);
 /// containerd waits 3 s for a shutdown.
 const FLUSH: Duration = Duration::from_millis(2500);
 const V2: &str = "containerd.task.v2.Task";
@@ -56,11 +54,7 @@ pub struct ServeArgs {
 pub fn run(args: ServeArgs) -> ExitCode {
     let served = prepare().and_then(|signals| {
         let mut builder = tokio::runtime::Builder::new_current_thread();
-        let runtime = builder
-            .enable_all()
-            .thread_keep_alive(THREAD_KEEP)
-            .on_thread_stop(sys::memory::give_back)
-            .build()?;
+        let runtime = builder.enable_all().build()?;
         // A task of its own: what wakes block_on's future has to interrupt the runtime's sleep each time.
         let served = runtime.block_on(async { tokio::spawn(serve(args, signals)).await });
         let served = served.unwrap_or_else(|e| Err(std::io::Error::other(e)));

@@ -18,7 +18,8 @@ use super::proto::{Any, ProcessDetails};
 use super::socket::Bound;
 use super::stats;
 use super::task::Task;
-use super::tasks::{Tasks, blocking};
+use super::tasks::Tasks;
+use super::workers::blocking;
 use crate::{oci, stdio};
 
 /// Mutating calls worked on at the same time; more wait their turn. `Kill` and queries are not counted.
@@ -306,5 +307,53 @@ impl TaskService for Service {
             let _ = self.done.send(());
         }
         Ok(Empty::new())
+    }
+}
+
+/// Bytes into the server, as any client of the socket could send them (tests/fuzz).
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz {
+    use std::time::Duration;
+
+    use containerd_shim_protos::shim_async::{Client, TaskClient, create_task};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{UnixListener, UnixStream};
+    use ttrpc::asynchronous::transport::{Listener, Socket};
+
+    use super::*;
+    use crate::shim::publisher::Journal;
+
+    /// The connection may end, in bounded time; the next one is served as if nothing had been.
+    pub fn frames(bytes: &[u8]) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let folder = tempfile::tempdir().expect("a folder");
+            let socket = folder.path().join("s");
+            let listener = UnixListener::bind(&socket).expect("bind");
+            let (done, _kept) = tokio::sync::mpsc::unbounded_channel();
+            // Not the socket's own name: a Shutdown among the bytes would take it away.
+            let bound = Arc::new(Bound::new(folder.path().join("other")));
+            let tasks = Tasks::new("ns".into(), Journal::new("", "ns"));
+            let service = Arc::new(Service::new(tasks, bound, done));
+            let mut server = ttrpc::asynchronous::Server::new()
+                .add_listener(Listener::from(listener))
+                .register_service(create_task(service));
+            server.start().await.expect("serve");
+            let spoken = async {
+                let mut stream = UnixStream::connect(&socket).await.expect("connect");
+                // The server may hang up in the middle.
+                let _ = stream.write_all(bytes).await;
+                let _ = stream.shutdown().await;
+                let _ = stream.read_to_end(&mut Vec::new()).await;
+                let sound = UnixStream::connect(&socket).await.expect("connect again");
+                let client = TaskClient::new(Client::new(Socket::from(sound)));
+                let request = ConnectRequest { id: "x".into(), ..Default::default() };
+                let answer = client.connect(ttrpc::context::with_timeout(0), &request).await;
+                assert_eq!(answer.expect("Connect").shim_pid, std::process::id());
+            };
+            let limit = tokio::time::timeout(Duration::from_secs(20), spoken).await;
+            limit.expect("the server hangs");
+            server.shutdown().await.expect("stop");
+        });
     }
 }

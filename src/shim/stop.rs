@@ -8,7 +8,8 @@ use tokio::sync::mpsc;
 
 use super::process::Status;
 use super::task::Task;
-use super::tasks::{Tasks, blocking};
+use super::tasks::Tasks;
+use super::workers::blocking;
 
 static STOPPING: AtomicBool = AtomicBool::new(false);
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::task::Task;
-use super::tasks::blocking;
+use super::workers::blocking;
 use crate::engine::Process;
 
 /// What can die at once has died by then.

@@ -12,6 +12,7 @@ use super::process::{Exit, Process, Status};
 use super::proto::events::TaskExit;
 use super::publisher::Journal;
 use super::task::Task;
+use super::workers::blocking;
 use crate::engine;
 use crate::sys::fault::fault;
 
@@ -50,7 +51,7 @@ async fn until_ended(kernel: &engine::Process) {
         // Out of epoll watches: a thread waits instead. An exit is never lost.
         Err(_) => {
             let pidfd = kernel.pidfd.clone();
-            drop(tokio::task::spawn_blocking(move || crate::sys::process::poll_in(as_fd(&pidfd), -1)).await);
+            drop(blocking(move || crate::sys::process::poll_in(as_fd(&pidfd), -1)).await);
         }
     }
 }
@@ -67,7 +68,7 @@ async fn init_ended(task: &Arc<Task>, kernel: &engine::Process, journal: &Journa
     let _order = task.init.order.lock().await;
     if !task.container.has_pid_namespace() {
         let container = task.container.clone();
-        let killed = tokio::task::spawn_blocking(move || container.cgroup.kill(engine::KILL_WITHIN)).await;
+        let killed = blocking(move || container.cgroup.kill(engine::KILL_WITHIN)).await;
         if let Ok(Err(e)) = killed {
             log::warn!("container {}: ending what init left behind: {e}", task.id);
         }

@@ -20,6 +20,7 @@ use super::proto::events::{TaskDelete, TaskExecAdded, TaskExecStarted, TaskPause
 use super::publisher::Journal;
 use super::task::{Exec, Task};
 use super::unfinished::Unfinished;
+use super::workers::blocking;
 use super::{stubborn, supervisor};
 use crate::engine::{self, ExecRequest};
 use crate::stdio;
@@ -43,13 +44,6 @@ pub struct Tasks {
     used: Arc<Notify>,
     /// The shim is ending: no Create any more.
     closed: Arc<AtomicBool>,
-}
-
-/// Runs blocking work on a thread of its own.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> ttrpc::Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| error::internal(format!("a worker thread failed: {e}")))
 }
 
 /// The status of an engine failure.

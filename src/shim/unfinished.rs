@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::tasks::blocking;
+use super::workers::blocking;
 use crate::engine::{Abort, Leftover};
 
 /// Nothing tells when a process in state D lets go of what it holds: it is tried again.

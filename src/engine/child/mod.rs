@@ -34,6 +34,8 @@ mod terminal;
 
 pub use mounts::configure;
 pub use progress::Progress;
+#[cfg(any(test, feature = "fuzzing"))]
+pub use report::parse;
 pub use report::{Message, go, receive};
 pub use spawn::{Born, spawn};
 

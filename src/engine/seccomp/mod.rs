@@ -6,6 +6,8 @@
 pub mod agent;
 mod arch;
 mod assembler;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod judge;
 mod program;
 mod rules;
 mod table;
@@ -14,6 +16,9 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag as Flag};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub use arch::Arch;
+#[cfg(not(any(test, feature = "fuzzing")))]
 use arch::Arch;
 use program::Section;
 use rules::{Outcome, Range};

@@ -24,6 +24,7 @@ const CAPABILITIES: [&str; 14] = [
     "CAP_AUDIT_WRITE",
 ];
 
+#[derive(Clone)]
 pub struct Bundle {
     pub folder: PathBuf,
     pub id: String,

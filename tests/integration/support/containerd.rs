@@ -23,6 +23,7 @@ kill -9 $daemon; wait $daemon 2>/dev/null
 pub struct Containerd {
     folder: PathBuf,
     guardian: Child,
+    pid: i32,
     _life: ChildStdin,
 }
 
@@ -38,8 +39,8 @@ impl Containerd {
         std::fs::create_dir_all(&folder).expect("make the daemon's folder");
         std::fs::write(folder.join("config.toml"), configuration(&folder))
             .expect("write the daemon's configuration");
-        let (guardian, life) = launch(&folder);
-        let daemon = Self { folder, guardian, _life: life };
+        let (guardian, pid, life) = launch(&folder);
+        let daemon = Self { folder, guardian, pid, _life: life };
         daemon.wait_until_it_answers();
         daemon
     }
@@ -58,7 +59,15 @@ impl Containerd {
         std::io::Write::write_all(&mut self._life, b"keep\n").expect("tell the guardian");
         self.guardian.wait().expect("wait for the guardian");
         meanwhile();
-        (self.guardian, self._life) = launch(&self.folder);
+        (self.guardian, self.pid, self._life) = launch(&self.folder);
+        self.wait_until_it_answers();
+    }
+
+    /// SIGSTOP, and SIGCONT after what happens meanwhile.
+    pub fn while_stopped(&self, meanwhile: impl FnOnce()) {
+        super::shim::signal(self.pid, libc::SIGSTOP);
+        meanwhile();
+        super::shim::signal(self.pid, libc::SIGCONT);
         self.wait_until_it_answers();
     }
 
@@ -82,7 +91,7 @@ impl Drop for Containerd {
     }
 }
 
-fn launch(folder: &Path) -> (Child, ChildStdin) {
+fn launch(folder: &Path) -> (Child, i32, ChildStdin) {
     let mut guardian = Command::new("sh")
         .args(["-c", GUARDIAN, "guardian"])
         .arg(folder)
@@ -100,8 +109,8 @@ fn launch(folder: &Path) -> (Child, ChildStdin) {
         .read_line(&mut line)
         .expect("read the daemon's pid");
     let life = guardian.stdin.take().expect("piped");
-    line.trim().parse::<i32>().expect("the daemon's pid");
-    (guardian, life)
+    let pid = line.trim().parse().expect("the daemon's pid");
+    (guardian, pid, life)
 }
 
 /// Everything below one folder; the plugins left out would write elsewhere or take a second to say that they cannot run.

@@ -103,6 +103,12 @@ impl EventServer {
         self.seen.lock().expect("lock").clone()
     }
 
+    /// Has this event of this container arrived? The newest are looked at first.
+    pub fn told(&self, container: &str, name: &str) -> bool {
+        let seen = self.seen.lock().expect("lock");
+        seen.iter().rev().any(|event| event.container == container && event.name() == name)
+    }
+
     pub fn names(&self) -> Vec<String> {
         self.seen().iter().map(Event::name).collect()
     }

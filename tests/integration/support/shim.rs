@@ -25,6 +25,8 @@ pub struct Host {
     /// Further flags of the command line.
     pub flags: Vec<String>,
     pub binary: PathBuf,
+    /// A command that the shim is started through.
+    pub prefix: Vec<String>,
 }
 
 impl Host {
@@ -43,6 +45,7 @@ impl Host {
             environment: Vec::new(),
             flags: Vec::new(),
             binary: subject.binary(),
+            prefix: Vec::new(),
         }
     }
 
@@ -57,7 +60,7 @@ impl Host {
     /// The shim's command line as containerd makes it.
     pub fn command(&self, bundle: &Bundle, action: &str) -> Command {
         let mut command = Command::new("timeout");
-        command.args(["-k", "1", "30"]).arg(&self.binary);
+        command.args(["-k", "1", "30"]).args(&self.prefix).arg(&self.binary);
         command.args(["-namespace", &self.namespace, "-id", &bundle.id, "-address"]).arg(self.grpc_address());
         command.arg("-publish-binary").arg(subject::programs().join("containerd"));
         if action == "delete" {

@@ -1,0 +1,103 @@
+//! Threads for work that blocks: mounts, cgroups, hooks, the handshake with a child.
+//!
+//! Tokio's own pool ends the process when no thread is to be had (pids limit of the shim's cgroup, RLIMIT_NPROC). Here
+//! the work is then done by whoever asked: late, but no exit is lost, and what fails for the same reason says so. A
+//! thread that had nothing to do for a moment ends: an idle shim has one thread.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::error;
+
+/// How long a thread waits for more work.
+const KEEP: Duration = Duration::from_millis(100);
+
+pub type Job = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    idle: usize,
+}
+
+static QUEUE: Mutex<Queue> = Mutex::new(Queue { jobs: VecDeque::new(), idle: 0 });
+static WORK: Condvar = Condvar::new();
+
+fn queue() -> MutexGuard<'static, Queue> {
+    QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs blocking work on a thread of its own.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> ttrpc::Result<T> {
+    let (answer, answered) = oneshot::channel();
+    // Whoever takes the work out of here does it.
+    let work = Arc::new(Mutex::new(Some(work)));
+    let take = |work: &Mutex<Option<_>>| work.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let job = {
+        let work = work.clone();
+        Box::new(move || {
+            if let Some(work) = take(&work) {
+                // Nobody may be left to hear it.
+                let _ = answer.send(work());
+            }
+        })
+    };
+    if let Err(e) = hand_over(job)
+        && let Some(work) = take(&work)
+    {
+        log::warn!("no thread to work with, everybody waits: {e}; raise the pids limit of the shim's cgroup");
+        return Ok(work());
+    }
+    answered.await.map_err(|_| error::internal("a worker thread failed"))
+}
+
+/// Gives the job to a thread that waits, or to a new one.
+pub fn hand_over(job: Job) -> std::io::Result<()> {
+    let mut waiting = queue();
+    if waiting.idle > waiting.jobs.len() {
+        waiting.jobs.push_back(job);
+        drop(waiting);
+        WORK.notify_one();
+        return Ok(());
+    }
+    drop(waiting);
+    std::thread::Builder::new().name("worker".into()).spawn(move || worker(job)).map(drop)
+}
+
+fn worker(first: Job) {
+    first();
+    while let Some(job) = next() {
+        job();
+    }
+    crate::sys::memory::give_back();
+}
+
+fn next() -> Option<Job> {
+    let mut waiting = queue();
+    waiting.idle += 1;
+    let (mut waiting, _) = WORK
+        .wait_timeout_while(waiting, KEEP, |queue| queue.jobs.is_empty())
+        .unwrap_or_else(PoisonError::into_inner);
+    waiting.idle -= 1;
+    waiting.jobs.pop_front()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn work_of_all_is_done_side_by_side() {
+        let (gate, opened) = std::sync::mpsc::channel();
+        let waits = tokio::spawn(blocking(move || opened.recv().unwrap_or(0)));
+        tokio::task::yield_now().await;
+        for number in 0..50 {
+            assert_eq!(blocking(move || number * 2).await.unwrap(), number * 2);
+        }
+        gate.send(7).unwrap();
+        assert_eq!(waits.await.unwrap().unwrap(), 7);
+    }
+}

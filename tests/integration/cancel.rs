@@ -1,0 +1,167 @@
+//! Every call abandoned by its client after a moment and made again: the answer is the one that nobody waited for. And a
+//! call that is stuck keeps nobody from killing.
+
+use crate::support::shim::{Host, Shim, Stdio3};
+use crate::support::wire::{Failure, read_frame};
+use crate::support::{SOON, eventually, subject};
+use crate::{needs, needs_containers};
+use containerd_shim_protos::api::{self, Status};
+use protobuf::Message;
+use protobuf::well_known_types::any::Any;
+use serde_json::json;
+use std::time::{Duration, Instant};
+use ttrpc::proto::Code;
+
+/// Milliseconds after which a client leaves.
+const MOMENTS: [u64; 7] = [0, 1, 2, 5, 10, 20, 50];
+
+/// Sends the call and leaves after `moment`. True if the answer was there by then: it was not abandoned.
+fn abandon(shim: &Shim<'_>, method: &str, request: &impl Message, moment: u64) -> bool {
+    let mut client = shim.client();
+    client.send(shim.service(), method, request).expect("send");
+    let wait = Duration::from_millis(moment.max(1));
+    client.raw().set_read_timeout(Some(wait)).expect("set a time-out");
+    match moment {
+        0 => false,
+        _ => read_frame(client.raw()).is_ok(),
+    }
+}
+
+/// Abandoned and made again: what the second caller is told.
+fn again<A: Message>(
+    shim: &Shim<'_>,
+    method: &str,
+    request: &impl Message,
+    moment: u64,
+) -> Option<Result<A, Failure>> {
+    match abandon(shim, method, request, moment) {
+        true => None,
+        false => Some(shim.call(method, request)),
+    }
+}
+
+#[test]
+fn every_call_that_is_abandoned_and_made_again_gives_the_first_ones_answer() {
+    needs_containers!();
+    needs!(subject::ours(), "a Go shim cancels what its client abandons");
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "exec sleep 1000"));
+    let id = shim.id();
+    let mut abandoned = 0;
+    for moment in MOMENTS {
+        let mut told = |outcome: Option<Result<(), Failure>>, what: &str| {
+            abandoned += usize::from(outcome.is_some());
+            outcome
+                .unwrap_or(Ok(()))
+                .unwrap_or_else(|failure| panic!("{what} after {moment} ms: {failure:?}"));
+        };
+        let done = |answer: Option<Result<api::Empty, Failure>>| answer.map(|result| result.map(drop));
+        let created = again::<api::CreateTaskResponse>(
+            &shim,
+            "Create",
+            &shim.create_request(&Stdio3::default()),
+            moment,
+        );
+        told(created.map(|result| result.map(|answer| assert!(answer.pid > 0))), "Create");
+        let start = api::StartRequest { id: id.clone(), ..Default::default() };
+        let started = again::<api::StartResponse>(&shim, "Start", &start, moment);
+        told(started.map(|result| result.map(|answer| assert!(answer.pid > 0))), "Start");
+        assert_eq!(shim.status(""), Status::RUNNING);
+        let process = shim.bundle.process(&["sh", "-c", "exit 3"]).to_string().into_bytes();
+        let exec = api::ExecProcessRequest {
+            id: id.clone(),
+            exec_id: "x".into(),
+            spec: Some(Any { value: process, ..Default::default() }).into(),
+            ..Default::default()
+        };
+        // The call only takes a note; a client that lost the answer finds the note and goes on.
+        let added = done(again(&shim, "Exec", &exec, moment)).map(|result| match result {
+            Err(failure) if failure.code == Code::ALREADY_EXISTS => Ok(()),
+            other => other,
+        });
+        told(added, "Exec");
+        let start = api::StartRequest { id: id.clone(), exec_id: "x".into(), ..Default::default() };
+        let started = again::<api::StartResponse>(&shim, "Start", &start, moment);
+        told(started.map(|result| result.map(|answer| assert!(answer.pid > 0))), "Start of the exec");
+        assert_eq!(shim.wait("x").expect("Wait"), 3);
+        let delete = api::DeleteRequest { id: id.clone(), exec_id: "x".into(), ..Default::default() };
+        let deleted = again::<api::DeleteResponse>(&shim, "Delete", &delete, moment);
+        told(
+            deleted.map(|result| result.map(|answer| assert_eq!(answer.exit_status, 3))),
+            "Delete of the exec",
+        );
+        let pause = api::PauseRequest { id: id.clone(), ..Default::default() };
+        told(done(again(&shim, "Pause", &pause, moment)), "Pause");
+        assert_eq!(shim.status(""), Status::PAUSED);
+        let resume = api::ResumeRequest { id: id.clone(), ..Default::default() };
+        told(done(again(&shim, "Resume", &resume, moment)), "Resume");
+        assert_eq!(shim.status(""), Status::RUNNING);
+        let resources =
+            Any { value: json!({"pids": {"limit": 77}}).to_string().into_bytes(), ..Default::default() };
+        let update = api::UpdateTaskRequest {
+            id: id.clone(),
+            resources: Some(resources).into(),
+            ..Default::default()
+        };
+        told(done(again(&shim, "Update", &update, moment)), "Update");
+        let kill = api::KillRequest { id: id.clone(), signal: libc::SIGKILL as u32, ..Default::default() };
+        abandon(&shim, "Kill", &kill, moment);
+        let wait = api::WaitRequest { id: id.clone(), ..Default::default() };
+        let waited = again::<api::WaitResponse>(&shim, "Wait", &wait, moment);
+        told(waited.map(|result| result.map(|answer| assert_eq!(answer.exit_status, 137))), "Wait");
+        let delete = api::DeleteRequest { id: id.clone(), ..Default::default() };
+        let deleted = again::<api::DeleteResponse>(&shim, "Delete", &delete, moment);
+        told(deleted.map(|result| result.map(|answer| assert_eq!(answer.exit_status, 137))), "Delete");
+        shim.assert_nothing_left();
+    }
+    assert!(abandoned >= 15, "only {abandoned} calls were abandoned");
+    let exits = |name: &str| host.events.names().iter().filter(|known| *known == name).count();
+    eventually("all events", SOON, || (exits("delete") == MOMENTS.len()).then_some(()));
+    for name in ["create", "start", "exit", "exit/x", "exec-started/x"] {
+        assert_eq!(exits(name), MOMENTS.len(), "{name}: {:?}", host.events.names());
+    }
+}
+
+#[test]
+fn a_create_that_is_stuck_can_be_joined_and_keeps_nobody_from_killing() {
+    needs_containers!();
+    needs!(subject::faults_binary().is_some(), "needs the build with fault points: run hack/test.sh");
+    let mut host = Host::new();
+    host.binary = subject::faults_binary().expect("checked");
+    host.environment.push(("MYSHIM_FAULT".into(), "pause:create: hooks ran".into()));
+    host.environment.push(("MYSHIM_FAULT_FOLDER".into(), host.folder().display().to_string()));
+    // Two containers in one shim: one lives, the other is stuck between its hooks and its start.
+    let mut shim = host.start(host.bundle("a", "exec sleep 1000"));
+    shim.run();
+    let mut stuck = host.bundle("b", "exec sleep 1000");
+    stuck.set("/hooks", json!({"createRuntime": [{"path": "/bin/true"}]}));
+    stuck.write();
+    let lively = std::mem::replace(&mut shim.bundle, stuck);
+    let request = shim.create_request(&Stdio3::default());
+    assert!(!abandon(&shim, "Create", &request, 5), "it is stuck");
+    eventually("Create is stuck", SOON, || host.folder().join("reached").exists().then_some(()));
+    // A second client joins, and waits as well.
+    let mut second = shim.client();
+    second.send(shim.service(), "Create", &request).expect("send");
+    let stuck = std::mem::replace(&mut shim.bundle, lively);
+    // Requests without end, from as many clients as like.
+    let crowd: Vec<_> = (0..200)
+        .map(|_| {
+            let mut client = shim.client();
+            client.send(shim.service(), "Create", &request).expect("send");
+            client
+        })
+        .collect();
+    let began = Instant::now();
+    shim.stats().expect("Stats");
+    shim.kill("", libc::SIGKILL).expect("Kill");
+    assert_eq!(shim.wait("").expect("Wait"), 137);
+    shim.delete("").expect("Delete");
+    assert!(began.elapsed() < SOON, "the other container's end took {:?}", began.elapsed());
+    drop(crowd);
+    std::fs::write(host.folder().join("go"), "").expect("let it go on");
+    let answer: api::CreateTaskResponse = second.receive("Create").expect("the first call's answer");
+    assert!(answer.pid > 0);
+    shim.bundle = stuck;
+    assert_eq!(shim.status(""), Status::CREATED);
+}
