@@ -12,7 +12,7 @@ use oci_spec::runtime::{self as spec, Hooks, Linux, LinuxNamespaceType as Kind, 
 use super::cgroup::Cgroup;
 use super::child::{self, Message, Progress};
 use super::error::{Doing, Error};
-use super::hooks::{self, Document, Inside};
+use super::hooks::{self, Document, Inside, Place};
 use super::plan::caps::{CAP_SYS_PTRACE, Wanted};
 use super::plan::init::Joined;
 use super::plan::{Fd, Given, Plan, SecurityModules, Step, Sync};
@@ -220,7 +220,6 @@ impl Container {
         let gate = self.gate.lock().unwrap_or_else(|e| e.into_inner()).take();
         let gate = gate.ok_or_else(|| Error::Gone("the container has been started already".into()))?;
         let init = Some(&self.init.pidfd);
-        let inside = self.for_exec.inside(&self.init.pidfd);
         let list = |f: fn(&Hooks) -> &Option<Vec<spec::Hook>>| {
             self.hooks.as_ref().and_then(|h| f(h).as_deref()).unwrap_or_default()
         };
@@ -228,7 +227,7 @@ impl Container {
             "startContainer",
             list(Hooks::start_container),
             &self.document("created"),
-            Some(&inside),
+            Place::Container(self),
             init,
         )?;
         fault!("Start: hooks ran")?;
@@ -240,7 +239,7 @@ impl Container {
         }
         let _ = fault!("Start: gate open");
         // COMPAT: a failing poststart hook ends the container, as in runc.
-        hooks::run("poststart", list(Hooks::poststart), &self.document("running"), None, init)
+        hooks::run("poststart", list(Hooks::poststart), &self.document("running"), Place::Host, init)
             .inspect_err(|_| drop(self.init.signal(libc::SIGKILL)))
     }
 
@@ -349,8 +348,9 @@ pub fn poststop_of(spec: &Spec, id: &str, bundle: &Path) -> Vec<Error> {
 /// poststop hooks all run, whatever the one before did (runtime-spec, "Lifecycle", step 13).
 pub fn poststop(hooks: Option<&Hooks>, document: &[u8]) -> Vec<Error> {
     let list = hooks.and_then(|h| h.poststop().as_deref()).unwrap_or_default();
-    let one =
-        |hook: &spec::Hook| hooks::run("poststop", std::slice::from_ref(hook), document, None, None).err();
+    let one = |hook: &spec::Hook| {
+        hooks::run("poststop", std::slice::from_ref(hook), document, Place::Host, None).err()
+    };
     list.iter().filter_map(one).collect()
 }
 

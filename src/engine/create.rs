@@ -336,14 +336,20 @@ fn run_hooks(request: &CreateRequest, born: &Born, for_exec: &ForExec) -> Result
     let state = document.json();
     let prestart = hooks.prestart();
     for (moment, list) in [("prestart", prestart), ("createRuntime", hooks.create_runtime())] {
-        hooks::run(moment, list.as_deref().unwrap_or_default(), &state, None, Some(&born.pidfd))?;
+        hooks::run(
+            moment,
+            list.as_deref().unwrap_or_default(),
+            &state,
+            hooks::Place::Host,
+            Some(&born.pidfd),
+        )?;
     }
     let inside = for_exec.inside(&born.pidfd);
     hooks::run(
         "createContainer",
         hooks.create_container().as_deref().unwrap_or_default(),
         &state,
-        Some(&inside),
+        hooks::Place::Inside(&inside),
         Some(&born.pidfd),
     )
 }

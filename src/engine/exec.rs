@@ -13,8 +13,9 @@ use super::create::failure;
 use super::error::Error;
 use super::passwd;
 use super::plan::exec::{Inputs, build};
-use super::plan::{Given, Plan, Step, Sync};
+use super::plan::{Fd, Given, Plan, Step, Sync};
 use super::rootless;
+use super::seccomp::Filter;
 use crate::sys::fault::fault;
 
 /// A process to add.
@@ -37,37 +38,60 @@ impl Container {
     /// `Program` when it cannot be executed, `Gone` when init is dead.
     pub fn exec(&self, request: ExecRequest) -> Result<Executed, Error> {
         let process = self.complete(request.process);
-        let shared = &self.for_exec;
         // ORDER: noted first: from its own birth on the process may trace those that come after it.
-        shared.note_capabilities(&process);
-        let terminal = process.terminal().unwrap_or(false);
+        self.for_exec.note_capabilities(&process);
         let given = Given {
+            late_birth: self.for_exec.pidns && self.for_exec.tracers.load(Ordering::Relaxed),
+            gate: process.terminal().unwrap_or(false),
+            home: self.home(&process),
+            ..self.given()
+        };
+        self.run(&self.plan(&process, request.stdio.map(|fd| fd.map(Arc::new)), given)?)
+    }
+
+    /// The plan of a startContainer hook, which is the container's process in all but program, arguments and environment.
+    ///
+    /// COMPAT: as under runc, it has the user, capabilities, limits, cgroup and filter of the process: what it executes
+    /// comes from the image. Only a filter with a listener is left out, for its agent waits for the process itself.
+    pub(super) fn hook(&self, hook: &spec::Hook, stdio: [Option<Fd>; 3]) -> Result<Plan, Error> {
+        let mut process = self.for_exec.process.clone();
+        process.set_terminal(None).set_args(Some(vec![hook.path().display().to_string()]));
+        let given = self.given();
+        let silent = |f: &Arc<Filter>| u64::from(f.flags) & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER == 0;
+        let filter = given.filter.clone().filter(silent);
+        self.plan(&process, stdio, Given { filter, ..given })
+    }
+
+    /// What every further process is given.
+    fn given(&self) -> Given {
+        let shared = &self.for_exec;
+        Given {
             proc: shared.proc.clone(),
             filter: shared.filter.clone(),
-            late_birth: shared.pidns && shared.tracers.load(Ordering::Relaxed),
-            gate: terminal,
-            home: self.home(&process),
+            late_birth: false,
+            gate: false,
+            home: String::new(),
             modules: shared.modules,
             personality: shared.personality,
             memory_policy: shared.memory_policy.clone(),
             setup_within: shared.setup_within,
-        };
+        }
+    }
+
+    fn plan(&self, process: &spec::Process, stdio: [Option<Fd>; 3], given: Given) -> Result<Plan, Error> {
         let mut join = self.cgroup.join_of(self.init.pid)?;
         join.tasks.extend(self.resctrl()?);
-        let plan = build(
-            &process,
-            &Inputs {
-                init: self.init.pidfd.clone(),
-                kinds: shared.kinds,
-                pidns: shared.pidns,
-                given,
-                stdio: request.stdio.map(|fd| fd.map(Arc::new)),
-                tasks: join.tasks.into_iter().map(Arc::new).collect(),
-                cgroup: join.into.map(Arc::new),
-                keyring: shared.keyring.then(|| format!("_ses.{}", self.id)),
-            },
-        )?;
-        self.run(&plan)
+        let inputs = Inputs {
+            init: self.init.pidfd.clone(),
+            kinds: self.for_exec.kinds,
+            pidns: self.for_exec.pidns,
+            given,
+            stdio,
+            tasks: join.tasks.into_iter().map(Arc::new).collect(),
+            cgroup: join.into.map(Arc::new),
+            keyring: self.for_exec.keyring.then(|| format!("_ses.{}", self.id)),
+        };
+        build(process, &inputs)
     }
 
     fn run(&self, plan: &Plan) -> Result<Executed, Error> {

@@ -1,6 +1,7 @@
 //! Hooks (runtime-spec, "POSIX-platform Hooks"): run in order, each with the container's state on stdin and a clean
 //! environment, in the shim's namespaces or the container's.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use oci_spec::runtime::Hook;
 
 use super::child::{self, Message};
+use super::container::Container;
 use super::error::{Doing, Error};
 use super::plan::{Fd, Plan, Program, Step};
 use crate::sys::cred::Strings;
@@ -20,7 +22,18 @@ const WITHIN: i64 = 600;
 /// How much of a failed hook's output its error quotes.
 const QUOTED: u64 = 1024;
 
-/// The container's namespaces, for hooks that run inside.
+/// Where hooks run.
+#[derive(Clone, Copy)]
+pub enum Place<'a> {
+    /// In the shim's namespaces.
+    Host,
+    /// In the container's namespaces, with a program of the host.
+    Inside(&'a Inside),
+    /// As the container's process, with a program of the image.
+    Container(&'a Container),
+}
+
+/// The container's namespaces.
 #[derive(Clone)]
 pub struct Inside {
     pub init: Fd,
@@ -64,18 +77,18 @@ pub fn run(
     moment: &str,
     hooks: &[Hook],
     state: &[u8],
-    inside: Option<&Inside>,
+    place: Place<'_>,
     init: Option<&Fd>,
 ) -> Result<(), Error> {
     hooks.iter().enumerate().try_for_each(|(index, hook)| {
         let name = format!("hooks.{moment}[{index}] {}", hook.path().display());
-        one(hook, state, inside, init).map_err(|e| Error::doing(name, e))
+        one(hook, state, place, init).map_err(|e| Error::doing(name, e))
     })
 }
 
-fn one(hook: &Hook, state: &[u8], inside: Option<&Inside>, init: Option<&Fd>) -> Result<(), Error> {
+fn one(hook: &Hook, state: &[u8], place: Place<'_>, init: Option<&Fd>) -> Result<(), Error> {
     let output = memory()?;
-    let plan = plan(hook, state, &output, inside)?;
+    let plan = plan(hook, state, &output, place)?;
     let born = child::spawn(&plan)?;
     let refused = match born.next()?.0 {
         Message::Failed { errno, .. } => Some(nix::errno::Errno::from_raw(errno).desc().to_string()),
@@ -111,33 +124,48 @@ fn one(hook: &Hook, state: &[u8], inside: Option<&Inside>, init: Option<&Fd>) ->
     }
 }
 
-fn plan(hook: &Hook, state: &[u8], output: &File, inside: Option<&Inside>) -> Result<Plan, Error> {
+fn plan(hook: &Hook, state: &[u8], output: &File, place: Place<'_>) -> Result<Plan, Error> {
     let mut input = memory()?;
     input.write_all(state).and_then(|()| input.rewind()).doing(|| "preparing the hook's stdin".into())?;
     let output = output.try_clone().doing(|| "preparing the hook's output".into())?;
     let output: Fd = Arc::new(OwnedFd::from(output));
+    let stdio = [Some(Arc::new(input.into())), Some(output.clone()), Some(output)];
+    let path = super::plan::c_string(hook.path().as_os_str().as_encoded_bytes())?;
+    let args = match hook.args().as_deref().unwrap_or_default() {
+        [] => vec![path.clone()],
+        args => args.iter().map(super::plan::c_string).collect::<Result<_, _>>()?,
+    };
+    let env = hook.env().iter().flatten().map(super::plan::c_string).collect::<Result<_, _>>()?;
+    let mut plan = match place {
+        Place::Host => simple(hook, path, stdio, None),
+        Place::Inside(inside) => simple(hook, path, stdio, Some(inside)),
+        Place::Container(container) => container.hook(hook, stdio)?,
+    };
+    if let Some(Step::Execve { argv, envp, .. }) = plan.steps.last_mut() {
+        (*argv, *envp) = (Strings::new(args), Strings::new(env));
+    }
+    Ok(plan)
+}
+
+/// With all that the shim may do; arguments and environment are still to come.
+fn simple(hook: &Hook, path: CString, stdio: [Option<Fd>; 3], inside: Option<&Inside>) -> Plan {
     let mut plan = Plan::default();
-    plan.steps.push(Step::Stdio([Some(Arc::new(input.into())), Some(output.clone()), Some(output)]));
+    plan.steps.push(Step::Stdio(stdio));
     if let Some(inside) = inside {
         plan.pidns = inside.pidns.then(|| inside.init.clone());
         if inside.kinds != 0 {
             plan.steps.push(Step::JoinProcess { kinds: inside.kinds, pidfd: inside.init.clone() });
         }
     }
-    let path = super::plan::c_string(hook.path().as_os_str().as_encoded_bytes())?;
     let name = hook.path().display().to_string();
-    let program = Arc::new(Program { name, candidates: vec![path.clone()], explicit: true });
-    let argv = match hook.args().as_deref().unwrap_or_default() {
-        [] => vec![path],
-        args => args.iter().map(super::plan::c_string).collect::<Result<_, _>>()?,
-    };
-    let envp = hook.env().iter().flatten().map(super::plan::c_string).collect::<Result<_, _>>()?;
+    let program = Arc::new(Program { name, candidates: vec![path], explicit: true });
+    let nothing = || Strings::new(Vec::new());
     plan.steps.extend([
         Step::Setsid,
         Step::CloseDescriptors,
-        Step::Execve { program, argv: Strings::new(argv), envp: Strings::new(envp) },
+        Step::Execve { program, argv: nothing(), envp: nothing() },
     ]);
-    Ok(plan)
+    plan
 }
 
 fn memory() -> Result<File, Error> {

@@ -2,7 +2,7 @@
 
 use crate::needs_containers;
 use crate::support::differences::runc_differs;
-use crate::support::run::output;
+use crate::support::run::{exec_output, output};
 use crate::support::shim::{Host, Shim};
 use crate::support::subject::ours;
 use crate::support::{self, SOON, leak};
@@ -143,6 +143,34 @@ fn timeout_of_nothing_is_refused() {
         let failure = shim.create().expect_err("refused");
         assert!(failure.message.contains("hooks.poststop[0].timeout"), "{failure:?}");
     }
+}
+
+/// "The startContainer hooks MUST execute in the container namespace" – and what they execute comes from the image, so it has
+/// no more rights than the container's process.
+#[test]
+fn start_container_hooks_have_the_rights_of_the_process_and_no_more() {
+    needs_containers!();
+    let host = Host::new();
+    let log = host.folder().join("log");
+    fs::write(&log, "").expect("make the log");
+    let mut bundle = host.bundle("a", "sleep 1000");
+    bundle
+        .push("/mounts", json!({"destination": "/log", "type": "bind", "source": log, "options": ["bind"]}));
+    bundle.set("/process/user", json!({"uid": 0, "gid": 7}));
+    bundle.set("/process/rlimits", json!([{"type": "RLIMIT_NOFILE", "soft": 99, "hard": 99}]));
+    let script = "grep -E '^(Cap|Gid|Seccomp:|NoNew)' /proc/self/status >/log; ulimit -n >>/log; cat /proc/self/cgroup >>/log";
+    bundle.set("/hooks/startContainer", hook(script, None));
+    let shim = host.start(bundle);
+    shim.create().expect("Create");
+    shim.start("").expect("Start");
+    let said = fs::read_to_string(&log).expect("the log");
+    let theirs = exec_output(&shim, &script.replace(">>/log", "").replace(">/log", ""), |process| {
+        process["user"] = json!({"uid": 0, "gid": 7});
+        process["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 99, "hard": 99}]);
+    });
+    assert_eq!(said, theirs);
+    assert!(said.contains("\n99\n"), "{said}");
+    end(&shim);
 }
 
 /// "startContainer: If any … fail, the runtime MUST generate an error, stop the container"; "poststart: If any … fails,
