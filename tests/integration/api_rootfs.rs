@@ -33,6 +33,13 @@ fn map_layers(bundle: &mut Bundle, folder: &Path) {
     user_namespace(bundle);
 }
 
+/// The image in a layer of the test's own: the machine's root may be a filesystem that cannot be mapped (in the guest).
+fn copied_layer(bundle: &mut Bundle, folder: &Path) {
+    let layer = folder.join("layer");
+    copy_image(&layer);
+    bundle.mounts[0].options[0] = format!("lowerdir={}", layer.display());
+}
+
 /// Does the Go shim of this containerd know `uidmap=`? Ours does.
 fn knows_mappings() -> bool {
     ours() || containerd_version() == "2.1"
@@ -60,6 +67,7 @@ fn overlay_with_mapped_layers_is_the_mapped_roots() {
     let host = open_host();
     let out = Sink::new(host.folder().join("out"));
     let mut bundle = host.bundle("a", "stat -c %u:%g /bin/busybox /etc; echo new >/etc/hostname; touch /new");
+    copied_layer(&mut bundle, host.folder());
     map_layers(&mut bundle, host.folder());
     let shim = host.start(bundle);
     shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
@@ -138,6 +146,7 @@ fn delete_after_a_crash_takes_mapped_layers_away() {
     needs!(knows_mappings(), "containerd's shim knows uidmap= since 2.0");
     let host = open_host();
     let mut bundle = host.bundle("a", "sleep 1000");
+    copied_layer(&mut bundle, host.folder());
     map_layers(&mut bundle, host.folder());
     let shim = host.start(bundle);
     shim.run();
