@@ -56,6 +56,11 @@ impl Process {
         super::cgroup::describe(self.pid).to_string()
     }
 
+    /// Has it ended, whether it has been reaped or not?
+    pub fn has_ended(&self) -> bool {
+        process::poll_in(self.pidfd.as_fd(), 0).unwrap_or(false)
+    }
+
     /// Reaps it if it has ended.
     pub fn reap(&self) -> Option<process::Exit> {
         process::waitid(self.pidfd.as_fd(), libc::WEXITED | libc::WNOHANG).ok().flatten()

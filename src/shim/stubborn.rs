@@ -12,12 +12,12 @@ const AT_ONCE: Duration = Duration::from_millis(100);
 const SOON: Duration = Duration::from_secs(2);
 
 /// Sees to it that a process just killed dies, and says why if it does not.
-pub fn follow(task: Arc<Task>, process: Process) {
+pub fn follow(task: &Arc<Task>, process: Process) {
+    // A container that is deleted meanwhile is not kept for this.
+    let task = Arc::downgrade(task);
     tokio::spawn(async move {
         tokio::time::sleep(AT_ONCE).await;
-        if process.peek().is_some() {
-            return;
-        }
+        let Some(task) = task.upgrade().filter(|_| !process.has_ended()) else { return };
         let container = task.container.clone();
         // KERNEL: a process that the v1 freezer holds does not act on SIGKILL.
         let frozen = blocking(move || {
@@ -30,7 +30,7 @@ pub fn follow(task: Arc<Task>, process: Process) {
             _ => {}
         }
         tokio::time::sleep(SOON).await;
-        if process.peek().is_none() {
+        if !process.has_ended() {
             log::warn!("container {}: {} has not died of SIGKILL", task.id, process.describe());
         }
     });

@@ -267,7 +267,7 @@ impl Tasks {
             blocking(move || container.cgroup.thaw()).await?.map_err(|e| refuse(e.into()))?;
         }
         if signal == libc::SIGKILL {
-            stubborn::follow(task.clone(), kernel);
+            stubborn::follow(task, kernel);
         }
         if task.options.escalate_kill && process.is_init() && signal == task.options.stop_signal {
             escalate(task.clone());
