@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::super::plan::Plan;
 use super::Progress;
@@ -13,6 +13,11 @@ use crate::sys::{self, fs, ns, process, socket};
 
 /// A process that can die has done so within this, in milliseconds.
 const DEAD_WITHIN: i32 = 2000;
+
+/// One birth at a time. A child cloned in the middle of another's would have that one's end of the socket too, and keep it
+/// until it closes what it does not need, which a hook or a mount that hangs may put off; but the end of the socket is
+/// the news that the program runs.
+static BIRTH: Mutex<()> = Mutex::new(());
 
 /// A child just cloned: named by pidfd, reachable by its report socket.
 #[derive(Debug)]
@@ -62,6 +67,7 @@ impl Born {
 /// # Errors
 /// When the clone itself fails. What fails later, the child reports on its socket.
 pub fn spawn(plan: &Plan) -> Result<Born, Error> {
+    let _alone = BIRTH.lock().unwrap_or_else(|e| e.into_inner());
     let (ours, theirs) = socket::seqpacket_pair().doing(|| "making the child's report socket".into())?;
     sys::fault::next_clone();
     let progress = Progress::new(plan.limit);
@@ -79,7 +85,7 @@ fn direct(
     ours: &OwnedFd,
     theirs: &OwnedFd,
 ) -> Result<(i32, OwnedFd), Error> {
-    let cloned = clone_child(plan, progress, 0, ours, theirs).doing(|| "creating the process".into())?;
+    let cloned = clone_child(plan, progress, 0, &[ours], theirs).doing(|| "creating the process".into())?;
     Ok((cloned.pid, cloned.pidfd))
 }
 
@@ -88,12 +94,13 @@ fn clone_child(
     plan: &Plan,
     progress: Progress,
     extra: u64,
-    ours: &OwnedFd,
+    others: &[&OwnedFd],
     theirs: &OwnedFd,
 ) -> sys::Result<Cloned> {
     let into = plan.cgroup.as_ref().map(|dir| dir.as_fd());
     clone3(plan.clone_flags | extra, into, || {
-        fs::close(ours.as_raw_fd());
+        // A socket that a child holds as well would not be at its end when its owner is.
+        others.iter().for_each(|fd| fs::close(fd.as_raw_fd()));
         let _ = process::reset_signals();
         super::walk(plan, theirs.as_fd(), progress)
     })
@@ -131,7 +138,7 @@ fn join_and_clone(
 ) -> Infallible {
     let sibling = libc::CLONE_PARENT as u64;
     let joined = plan.born_in.iter().try_for_each(|(kind, fd)| ns::setns(fd.as_fd(), *kind));
-    let cloned = joined.and_then(|()| clone_child(plan, progress, sibling, ours, theirs));
+    let cloned = joined.and_then(|()| clone_child(plan, progress, sibling, &[ours, answer], theirs));
     let sent = match cloned {
         Ok(cloned) => socket::send(answer.as_fd(), &[0], Some(cloned.pidfd.as_fd())),
         Err(e) => socket::send(answer.as_fd(), &e.errno.to_le_bytes(), None),
@@ -143,8 +150,9 @@ fn join_and_clone(
 fn pid_of(pidfd: &OwnedFd) -> Result<i32, Error> {
     let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
     let text = std::fs::read_to_string(&path).doing(|| format!("reading {path}"))?;
+    // -1: it has been reaped; 0: it is in no pid namespace that the shim sees.
     let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
-    pid.ok_or_else(|| Error::doing("finding the new process", "its pidfd names no pid"))
+    pid.filter(|pid| *pid > 0).ok_or_else(|| Error::doing("finding the new process", "its pidfd names no pid"))
 }
 
 /// While this lives, children of this thread are born in another pid namespace. The thread itself stays where it is.
@@ -168,5 +176,37 @@ impl Drop for BornInside {
     fn drop(&mut self) {
         // Going home always works: it is this thread's own namespace (pid_namespaces(7)).
         let _ = ns::setns(self.home.as_fd(), libc::CLONE_NEWPID);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::time::Duration;
+
+    use super::super::super::plan::{Step, Sync};
+    use super::*;
+
+    fn child(steps: Vec<Step>) -> Born {
+        spawn(&Plan { steps, limit: Some(Duration::from_secs(20)), ..Plan::default() }).unwrap()
+    }
+
+    #[test]
+    fn a_child_that_waits_for_long_does_not_hold_up_the_news_of_one_born_at_the_same_time() {
+        let mut waiting = Vec::new();
+        for _ in 0..50 {
+            let together = Barrier::new(2);
+            let quick = std::thread::scope(|threads| {
+                threads.spawn(|| {
+                    together.wait();
+                    waiting.push(child(vec![Step::Sync(Sync::Hooks)]));
+                });
+                together.wait();
+                child(Vec::new())
+            });
+            assert_eq!(quick.next().unwrap().0, Message::Closed);
+            quick.abandon();
+        }
+        waiting.into_iter().for_each(Born::abandon);
     }
 }
