@@ -36,8 +36,8 @@ fn message(iov: &mut libc::iovec, control: &mut OneFd, with_fd: bool) -> libc::m
     msg.msg_iovlen = 1;
     if with_fd {
         msg.msg_control = (&raw mut control.0).cast();
-        // SAFETY: pure arithmetic.
-        msg.msg_controllen = unsafe { libc::CMSG_SPACE(size_of::<RawFd>() as u32) } as _;
+        // KERNEL: without the padding behind it, which has room for a second descriptor: whoever sends more loses them.
+        msg.msg_controllen = CMSG_LEN as _;
     }
     msg
 }
@@ -146,4 +146,39 @@ fn set_send_timeout(sock: &OwnedFd, limit: Duration) -> Result<()> {
         )
     };
     check("setsockopt", r.into()).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::super::{fs, pipe};
+    use super::*;
+
+    fn send_two(sock: BorrowedFd<'_>, fd: BorrowedFd<'_>) {
+        let mut iov = libc::iovec { iov_base: b"x".as_ptr() as *mut _, iov_len: 1 };
+        let mut control = OneFd([0; 32]);
+        let two = CMSG_LEN + size_of::<RawFd>();
+        let fd = fd.as_raw_fd();
+        let header = [libc::SOL_SOCKET, libc::SCM_RIGHTS, fd, fd].map(i32::to_ne_bytes).concat();
+        control.0[..8].copy_from_slice(&two.to_ne_bytes());
+        control.0[8..two].copy_from_slice(&header);
+        let mut msg = message(&mut iov, &mut control, true);
+        msg.msg_controllen = two as _;
+        // SAFETY: msg points to the live iov and control above.
+        assert_eq!(unsafe { libc::sendmsg(sock.as_raw_fd(), &msg, 0) }, 1);
+    }
+
+    #[test]
+    fn of_two_descriptors_that_come_with_a_record_none_is_left_open_unseen() {
+        let (ours, theirs) = seqpacket_pair().unwrap();
+        let (read, write) = pipe::pipe().unwrap();
+        send_two(theirs.as_fd(), write.as_fd());
+        let (length, received) = recv(ours.as_fd(), &mut [0; 8]).unwrap();
+        assert!(length == 1 && received.is_some());
+        drop((received, write));
+        pipe::set_nonblocking(read.as_fd()).unwrap();
+        // The pipe is at its end only if nobody has the second one: else EAGAIN.
+        assert_eq!(fs::read(read.as_fd(), &mut [0; 1]), Ok(&[][..]));
+    }
 }
