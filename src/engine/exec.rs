@@ -114,7 +114,7 @@ impl Container {
         let mut unborn = plan.steps.iter().any(|step| matches!(step, Step::Birth));
         loop {
             match born.next()? {
-                (Message::Born, pidfd) => {
+                (Message::Born, pidfd) if unborn => {
                     born.reborn(pidfd)?;
                     unborn = false;
                 }
