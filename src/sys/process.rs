@@ -268,16 +268,6 @@ pub fn poll_either(fds: [Option<BorrowedFd<'_>>; 2], timeout: i32) -> Result<[bo
     }
 }
 
-/// fork(2) of a process that has one thread.
-///
-/// # Safety
-/// Only before any other thread exists.
-pub unsafe fn fork() -> Result<i32> {
-    // SAFETY: the caller vouches for being alone.
-    let r = unsafe { libc::fork() };
-    check("fork", r.into()).map(|r| r as i32)
-}
-
 /// Overwrites the environment that this process was executed with (environ(7)), where /proc/PID/environ shows it, but
 /// keeps the variables `keep`, out of its sight. Only while there is one thread.
 pub fn erase_environment(keep: &[&str]) {
