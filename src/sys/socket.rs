@@ -69,12 +69,22 @@ pub fn send(sock: BorrowedFd<'_>, data: &[u8], fd: Option<BorrowedFd<'_>>) -> Re
     }
 }
 
-/// socket(2) of `AF_NETLINK`, `NETLINK_ROUTE` (rtnetlink(7)): of the calling thread's network namespace for good.
+/// socket(2) of `AF_NETLINK`, `NETLINK_ROUTE` (rtnetlink(7)): of the calling thread's network namespace for good, and
+/// connected to the kernel: whoever else sends to it (CAP_NET_ADMIN in that namespace) is refused.
 pub fn netlink_route() -> Result<OwnedFd> {
     // SAFETY: takes integers only.
     let r =
         unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) };
-    check("socket", r.into()).map(own)
+    let sock = own(check("socket", r.into())?);
+    // SAFETY: sockaddr_nl is plain data; zero is the kernel's own address.
+    let mut kernel: libc::sockaddr_nl = unsafe { MaybeUninit::zeroed().assume_init() };
+    kernel.nl_family = libc::AF_NETLINK as _;
+    // SAFETY: kernel is a live sockaddr_nl of the size passed.
+    let r = unsafe {
+        libc::connect(sock.as_raw_fd(), (&raw const kernel).cast(), size_of::<libc::sockaddr_nl>() as u32)
+    };
+    check("connect", r.into())?;
+    Ok(sock)
 }
 
 /// recvmsg(2) of one record into `buf`: its length (0 = the peer closed), and the descriptor that came with it.
@@ -167,6 +177,23 @@ mod tests {
         msg.msg_controllen = two as _;
         // SAFETY: msg points to the live iov and control above.
         assert_eq!(unsafe { libc::sendmsg(sock.as_raw_fd(), &msg, 0) }, 1);
+    }
+
+    #[test]
+    fn nobody_but_the_kernel_reaches_a_netlink_socket() {
+        let (ours, theirs) = (netlink_route().unwrap(), netlink_route().unwrap());
+        // SAFETY: sockaddr_nl is plain data.
+        let mut to: libc::sockaddr_nl = unsafe { MaybeUninit::zeroed().assume_init() };
+        let mut length = size_of::<libc::sockaddr_nl>() as u32;
+        // SAFETY: to is a live sockaddr_nl of the size passed.
+        let named = unsafe { libc::getsockname(ours.as_raw_fd(), (&raw mut to).cast(), &mut length) };
+        assert!(named == 0 && to.nl_pid != 0);
+        let (text, at) = ([0u8; 16], (&raw const to).cast());
+        // SAFETY: text and to are live and of the sizes passed.
+        let sent = unsafe { libc::sendto(theirs.as_raw_fd(), text.as_ptr().cast(), 16, 0, at, length) };
+        assert_eq!(sent, -1);
+        // EPERM: this user could not have sent to any socket.
+        assert!([libc::ECONNREFUSED, libc::EPERM].contains(&Error::last("sendto").errno));
     }
 
     #[test]

@@ -71,7 +71,7 @@ pub fn answers(mut datagram: &[u8]) -> Vec<Answer<'_>> {
         let length = word(datagram, 0) as usize;
         let Some(body) = datagram.get(HEADER..length) else { break };
         answers.push(match i32::from(half(datagram, 4)) {
-            libc::NLMSG_ERROR if body.len() >= 4 => Answer::End(-(word(body, 0) as i32)),
+            libc::NLMSG_ERROR if body.len() >= 4 => Answer::End((word(body, 0) as i32).wrapping_neg()),
             libc::NLMSG_DONE => Answer::End(0),
             _ => Answer::Part(half(datagram, 4), body),
         });
