@@ -30,7 +30,7 @@ pub struct CreateRequest {
     pub spec: Spec,
     pub rootfs: Vec<RootfsMount>,
     /// Descriptors 0, 1, 2; `None` is /dev/null. Ignored for a terminal.
-    pub stdio: [Option<OwnedFd>; 3],
+    pub stdio: [Option<Fd>; 3],
     pub no_pivot_root: bool,
     pub no_new_keyring: bool,
     /// The systemd driver whatever the form of the cgroups path.
@@ -216,8 +216,6 @@ fn inputs(
     let joined = open_namespaces(linux)?;
     let join = cgroup.join()?;
     let for_exec = ForExec::new(&request.spec, linux, &given, request.no_new_keyring.then_some(()), &joined);
-    let stdio =
-        request.stdio.each_ref().map(|fd| fd.as_ref().and_then(|fd| fd.try_clone().ok()).map(Arc::new));
     let mut host = HostMounts {
         bundle: request.bundle.clone(),
         cgroups: cgroup_views(cgroup, linux, &joined),
@@ -231,7 +229,7 @@ fn inputs(
         rootfs,
         host,
         given,
-        stdio,
+        stdio: request.stdio.clone(),
         joined,
         tasks: join.tasks.into_iter().map(Arc::new).collect(),
         cgroup: join.into.map(Arc::new),

@@ -141,7 +141,7 @@ fn engine_request(
         bundle,
         spec,
         rootfs: request.rootfs.iter().map(mount).collect(),
-        stdio: [ends.stdin, ends.stdout, ends.stderr],
+        stdio: [ends.stdin, ends.stdout, ends.stderr].map(|fd| fd.map(Arc::new)),
         no_pivot_root: options.no_pivot_root,
         no_new_keyring: options.no_new_keyring,
         systemd_cgroup: options.systemd_cgroup,
