@@ -105,10 +105,6 @@ impl MountOptions {
 }
 
 impl Attributes {
-    pub fn is_empty(&self) -> bool {
-        self.set == 0 && self.clear == 0
-    }
-
     /// KERNEL: the access-time bits are a number, not flags: whoever sets one must clear the whole field first.
     fn set_bits(&mut self, bits: u64) {
         if is_access_time(bits) {
@@ -290,7 +286,7 @@ mod tests {
         assert!(volume.bind && volume.rbind);
         assert_eq!(volume.propagation, [MS_PRIVATE | MS_REC]);
         assert_eq!(volume.attributes, Attributes { set: MOUNT_ATTR_RDONLY, clear: 0 });
-        assert!(volume.recursive.is_empty());
+        assert_eq!(volume.recursive, Attributes::default());
     }
 
     #[test]

@@ -4,11 +4,9 @@
 //! it is fast and nearly always enough; only what it refuses is looked at again, as `amend` describes.
 //! <https://github.com/opencontainers/runtime-spec/blob/v1.3.0/config.md>
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxResources, Process};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::error::Category;
@@ -39,18 +37,6 @@ pub fn parse_process(json: &[u8]) -> Result<(Process, Warnings)> {
 /// The resources of an update request.
 pub fn parse_resources(json: &[u8]) -> Result<LinuxResources> {
     decode("the update's resources", json, amend::resources).map(|(resources, _)| resources)
-}
-
-/// Only the annotations, for `start`, which needs nothing else of the spec.
-pub fn annotations_only(bundle: &Path) -> Result<HashMap<String, String>> {
-    #[derive(Deserialize)]
-    struct Annotations {
-        #[serde(default)]
-        annotations: Option<HashMap<String, String>>,
-    }
-    let path = bundle.join("config.json");
-    let (found, _) = decode::<Annotations>(&path.display().to_string(), &read_file(&path)?, amend::spec)?;
-    Ok(found.annotations.unwrap_or_default())
 }
 
 /// The bytes of the bundle's `config.json`.

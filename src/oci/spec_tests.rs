@@ -152,19 +152,6 @@ fn resources_of_an_update_are_parsed() {
 }
 
 #[test]
-fn annotations_are_read_without_the_rest_of_the_spec() {
-    let bundle = tempfile::tempdir().expect("a folder");
-    let path = bundle.path().join("config.json");
-    fs::write(&path, r#"{"linux":{"namespaces":[{"type":"moon"}]},"annotations":{"a":"b"}}"#)
-        .expect("written");
-    assert_eq!(annotations_only(bundle.path()).expect("read")["a"], "b");
-    fs::write(&path, r#"{"annotations":null}"#).expect("written");
-    assert!(annotations_only(bundle.path()).expect("read").is_empty());
-    fs::write(&path, r#"{"annotations":{"a":1}}"#).expect("written");
-    assert!(refusal(annotations_only(bundle.path())).contains("annotations.a: invalid type"));
-}
-
-#[test]
 fn deep_nesting_is_refused_and_not_a_crash() {
     let json = "[".repeat(100_000);
     assert!(refusal(parse(json.as_bytes())).contains("recursion limit"));

@@ -26,11 +26,7 @@ statuses! {
     invalid_argument = INVALID_ARGUMENT;
     /// Not a feature of this runtime, or of this kernel.
     unimplemented = UNIMPLEMENTED;
-    permission_denied = PERMISSION_DENIED;
-    resource_exhausted = RESOURCE_EXHAUSTED;
-    deadline_exceeded = DEADLINE_EXCEEDED;
     unavailable = UNAVAILABLE;
-    aborted = ABORTED;
     internal = INTERNAL;
     /// What containerd makes of an error without a code. COMPAT: Go's shim answers most failures of the runtime so.
     unknown = UNKNOWN;

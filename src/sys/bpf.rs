@@ -1,8 +1,9 @@
 //! bpf(2) for cgroup device programs, and eventfd(2), through which cgroup v1 reports events.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use super::error::check;
+use super::fs::own;
 use super::{Error, Result};
 
 /// `struct bpf_insn`.
@@ -92,18 +93,13 @@ struct IdAttr {
 
 /// # Safety
 /// `attr` is the attribute struct of `command`, and every pointer in it is valid for what the command does.
-unsafe fn bpf<T>(call: &'static str, command: libc::c_int, attr: &mut T) -> Result<i32> {
+unsafe fn bpf<T>(call: &'static str, command: libc::c_int, attr: &mut T) -> Result<libc::c_long> {
     // SAFETY: attr is live and its size is passed; the caller vouches for its contents.
     let r = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
-    check(call, r).map(|fd| fd as i32)
+    check(call, r)
 }
 
-fn own(fd: i32) -> OwnedFd {
-    // SAFETY: the kernel has just returned this descriptor, and nobody else knows it. bpf sets O_CLOEXEC.
-    unsafe { OwnedFd::from_raw_fd(fd) }
-}
-
-/// Loads a program of type BPF_PROG_TYPE_CGROUP_DEVICE.
+/// Loads a program of type BPF_PROG_TYPE_CGROUP_DEVICE. Descriptors from bpf(2) are close-on-exec.
 pub fn load_cgroup_device(program: &[Insn]) -> Result<OwnedFd> {
     let mut attr = LoadAttr {
         prog_type: BPF_PROG_TYPE_CGROUP_DEVICE,
@@ -176,5 +172,5 @@ pub fn prog_get_fd_by_id(id: u32) -> Result<OwnedFd> {
 pub fn eventfd() -> Result<OwnedFd> {
     // SAFETY: takes integers only.
     let r = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-    check("eventfd", r.into()).map(|fd| own(fd as i32))
+    check("eventfd", r.into()).map(own)
 }

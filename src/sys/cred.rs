@@ -136,13 +136,6 @@ pub fn set_child_subreaper() -> Result<()> {
     prctl("PR_SET_CHILD_SUBREAPER", libc::PR_SET_CHILD_SUBREAPER, 1, 0).map(drop)
 }
 
-/// prctl(2) `PR_SET_NAME`: at most 15 bytes are kept.
-pub fn set_name(name: &CStr) -> Result<()> {
-    // SAFETY: name is NUL-terminated.
-    let r = unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
-    check("PR_SET_NAME", r.into()).map(drop)
-}
-
 /// seccomp(2) `SECCOMP_SET_MODE_FILTER` with `flags` (`SECCOMP_FILTER_FLAG_*`).
 /// The listener's descriptor with `NEW_LISTENER`, otherwise nothing.
 pub fn seccomp_filter(program: &[libc::sock_filter], flags: u64) -> Result<Option<OwnedFd>> {

@@ -78,13 +78,6 @@ pub fn symlinkat(target: &CStr, dir: BorrowedFd<'_>, path: &CStr) -> Result<()> 
     check("symlinkat", r.into()).map(drop)
 }
 
-/// unlinkat(2).
-pub fn unlinkat(dir: BorrowedFd<'_>, path: &CStr, flags: i32) -> Result<()> {
-    // SAFETY: path is NUL-terminated.
-    let r = unsafe { libc::unlinkat(dir.as_raw_fd(), path.as_ptr(), flags) };
-    check("unlinkat", r.into()).map(drop)
-}
-
 /// readlinkat(2) into `buf`; an empty `path` reads the `O_PATH` descriptor of a link itself.
 pub fn readlinkat<'b>(dir: BorrowedFd<'_>, path: &CStr, buf: &'b mut [u8]) -> Result<&'b [u8]> {
     // SAFETY: path is NUL-terminated, buf is writable for its length.
@@ -173,13 +166,6 @@ pub fn read<'b>(fd: BorrowedFd<'_>, buf: &'b mut [u8]) -> Result<&'b [u8]> {
     Ok(&buf[..n as usize])
 }
 
-/// lseek(2) to an absolute `offset`.
-pub fn rewind(fd: BorrowedFd<'_>) -> Result<()> {
-    // SAFETY: takes integers only.
-    let r = unsafe { libc::lseek(fd.as_raw_fd(), 0, libc::SEEK_SET) };
-    check("lseek", r).map(drop)
-}
-
 /// dup3(2) of `fd` onto the number `to`, not close-on-exec: a descriptor the executed program shall have.
 pub fn dup2(fd: BorrowedFd<'_>, to: i32) -> Result<()> {
     if fd.as_raw_fd() == to {
@@ -228,11 +214,6 @@ pub fn getcwd(buf: &mut [u8]) -> Result<&[u8]> {
 pub fn umask(mask: u32) -> u32 {
     // SAFETY: takes integers only.
     unsafe { libc::umask(mask) }
-}
-
-/// mkfifoat-free existence test: does `path` below `dir` exist (links not followed)?
-pub fn exists(dir: BorrowedFd<'_>, path: &CStr) -> bool {
-    fstatat(dir, path, libc::AT_SYMLINK_NOFOLLOW).is_ok()
 }
 
 /// close(2) of a descriptor by number: in a child, where the copy of its owner will never be dropped.

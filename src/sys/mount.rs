@@ -15,7 +15,6 @@ const FSOPEN_CLOEXEC: u32 = 1;
 const FSMOUNT_CLOEXEC: u32 = 1;
 const FSCONFIG_SET_FLAG: u32 = 0;
 const FSCONFIG_SET_STRING: u32 = 1;
-const FSCONFIG_SET_FD: u32 = 5;
 const FSCONFIG_CMD_CREATE: u32 = 6;
 const FSCONFIG_CMD_RECONFIGURE: u32 = 7;
 const FSPICK_CLOEXEC: u32 = 1;
@@ -67,11 +66,6 @@ pub fn fsconfig_string(ctx: BorrowedFd<'_>, key: &CStr, value: &CStr) -> Result<
 /// fsconfig(2) `FSCONFIG_SET_FLAG`.
 pub fn fsconfig_flag(ctx: BorrowedFd<'_>, key: &CStr) -> Result<()> {
     fsconfig(ctx, FSCONFIG_SET_FLAG, key.as_ptr(), ptr::null(), 0)
-}
-
-/// fsconfig(2) `FSCONFIG_SET_FD`.
-pub fn fsconfig_fd(ctx: BorrowedFd<'_>, key: &CStr, fd: BorrowedFd<'_>) -> Result<()> {
-    fsconfig(ctx, FSCONFIG_SET_FD, key.as_ptr(), ptr::null(), fd.as_raw_fd())
 }
 
 /// fsconfig(2) `FSCONFIG_CMD_CREATE`: makes the superblock.

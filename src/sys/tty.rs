@@ -1,11 +1,10 @@
 //! Pseudo-terminals: ioctl_tty(2), pty(7), and the proof that a descriptor is one of the devpts it should be from.
 
-use std::ffi::CStr;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use super::error::check;
-use super::fs::{fstat, fstatfs_magic, openat, own};
+use super::fs::{fstat, fstatfs_magic, own};
 use super::{Error, Result};
 
 /// `DEVPTS_SUPER_MAGIC` of linux/magic.h.
@@ -13,20 +12,6 @@ pub const DEVPTS_MAGIC: i64 = 0x1cd1;
 /// Device numbers of pty(7): the multiplexer, and the range of majors of its terminals.
 const PTMX: (u32, u32) = (5, 2);
 const UNIX98_MAJORS: std::ops::RangeInclusive<u32> = 136..=143;
-
-const PTMX_NAME: &CStr = c"ptmx";
-
-/// A new master from the devpts mounted at `devpts`, verified and unlocked.
-///
-/// The container controls the contents of its /dev. So the multiplexer is opened in the devpts itself, without following
-/// a link, and must be the device 5:2 on that file system (CVE-2025-52565).
-pub fn open_master(devpts: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
-    let master = openat(devpts, PTMX_NAME, flags, 0)?;
-    verify_master(master.as_fd())?;
-    unlock(master.as_fd())?;
-    Ok(master)
-}
 
 /// `ENOTTY` unless `master` is the multiplexer (5:2) of a devpts.
 pub fn verify_master(master: BorrowedFd<'_>) -> Result<()> {
@@ -77,6 +62,7 @@ pub fn set_size(tty: BorrowedFd<'_>, width: u16, height: u16) -> Result<()> {
 }
 
 /// ioctl(2) `TIOCGWINSZ`: (width, height).
+#[cfg(test)]
 pub fn size(tty: BorrowedFd<'_>) -> Result<(u16, u16)> {
     let mut size = MaybeUninit::<libc::winsize>::zeroed();
     // SAFETY: the request writes one winsize.

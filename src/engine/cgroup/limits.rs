@@ -10,6 +10,7 @@ use super::{Cgroup, DevicePolicy, Place, block_io, cpu, create, devices, file, m
 
 impl Cgroup {
     /// Sets every limit of a new container, memory last.
+    #[cfg(test)]
     pub fn apply(&self, r: &LinuxResources, policy: DevicePolicy) -> Result<()> {
         self.apply_early(r, policy)?;
         self.apply_memory(r)

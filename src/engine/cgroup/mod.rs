@@ -142,10 +142,3 @@ impl Cgroup {
         v1.or_else(|| self.unified().map(|d| Place::V2(&d.dir)))
     }
 }
-
-impl Dir {
-    /// The cgroup's path within its hierarchy, from the mount root, without a leading slash.
-    pub fn path_in_hierarchy(&self) -> &Path {
-        self.dir.strip_prefix(&self.mount).unwrap_or(&self.dir)
-    }
-}

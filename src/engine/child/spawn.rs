@@ -152,7 +152,8 @@ fn pid_of(pidfd: &OwnedFd) -> Result<i32, Error> {
     let text = std::fs::read_to_string(&path).doing(|| format!("reading {path}"))?;
     // -1: it has been reaped; 0: it is in no pid namespace that the shim sees.
     let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
-    pid.filter(|pid| *pid > 0).ok_or_else(|| Error::doing("finding the new process", "its pidfd names no pid"))
+    pid.filter(|pid| *pid > 0)
+        .ok_or_else(|| Error::doing("finding the new process", "its pidfd names no pid"))
 }
 
 /// While this lives, children of this thread are born in another pid namespace. The thread itself stays where it is.

@@ -47,8 +47,6 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// The longest time between two reports of the child's.
     pub limit: Option<Duration>,
-    /// What the planner wants the user to know: things dropped or tolerated.
-    pub warnings: Vec<String>,
 }
 
 /// A descriptor of the shim that the child inherits by number.

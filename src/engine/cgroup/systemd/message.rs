@@ -84,7 +84,6 @@ impl Incoming {
     pub fn parse(message: &[u8]) -> Option<Incoming> {
         let kind = *message.get(1)?;
         let mut reader = Reader::new(message);
-        reader.align(4)?;
         (0..4).try_for_each(|_| reader.byte().map(drop))?;
         let (length, _, fields) = (reader.u32()? as usize, reader.u32()?, reader.u32()? as usize);
         let end = FIXED.checked_add(fields)?;
