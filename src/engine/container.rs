@@ -75,6 +75,8 @@ pub struct Container {
     pub cgroup: Cgroup,
     pub(super) gate: Mutex<Option<Gate>>,
     pub(super) hooks: Option<Hooks>,
+    /// Readable once poststart hooks are to end; an eventfd(2), if there are any.
+    pub(super) hooks_end: Option<Fd>,
     pub(super) annotations: HashMap<String, String>,
     pub(super) for_exec: ForExec,
     pub(super) state: Mutex<State>,
@@ -217,7 +219,7 @@ fn executed(pid: i32) -> bool {
 }
 
 impl Container {
-    /// Start: startContainer hooks, the gate, poststart hooks.
+    /// Start: startContainer hooks and the gate. [`poststart`](Self::poststart) belongs behind it.
     ///
     /// # Errors
     /// When a hook fails or the program cannot be executed; init is dead or dying then.
@@ -225,16 +227,9 @@ impl Container {
         let gate = self.gate.lock().unwrap_or_else(|e| e.into_inner()).take();
         let gate = gate.ok_or_else(|| Error::Gone("the container has been started already".into()))?;
         let init = Some(&self.init.pidfd);
-        let list = |f: fn(&Hooks) -> &Option<Vec<spec::Hook>>| {
-            self.hooks.as_ref().and_then(|h| f(h).as_deref()).unwrap_or_default()
-        };
-        hooks::run(
-            "startContainer",
-            list(Hooks::start_container),
-            &self.document("created"),
-            Place::Container(self),
-            init,
-        )?;
+        let hooks = self.hooks.as_ref().and_then(|hooks| hooks.start_container().as_deref());
+        let hooks = hooks.unwrap_or_default();
+        hooks::run("startContainer", hooks, &self.document("created"), Place::Container(self), init)?;
         fault!("Start: hooks ran")?;
         let listens = |number| self.listens(&self.init, number, "created");
         gate.open(listens).inspect_err(|_| drop(self.init.signal(libc::SIGKILL)))?;
@@ -243,9 +238,26 @@ impl Container {
             return Err(create::explain_death(died, &self.cgroup));
         }
         let _ = fault!("Start: gate open");
+        Ok(())
+    }
+
+    /// The poststart hooks. A program that is done before them is no failure, and does not end them.
+    ///
+    /// # Errors
+    /// When a hook fails or [`end_hooks`](Self::end_hooks) ends it.
+    pub fn poststart(&self) -> Result<(), Error> {
+        let hooks = self.hooks.as_ref().and_then(|hooks| hooks.poststart().as_deref()).unwrap_or_default();
         // COMPAT: a failing poststart hook ends the container, as in runc.
-        hooks::run("poststart", list(Hooks::poststart), &self.document("running"), Place::Host, init)
+        hooks::run("poststart", hooks, &self.document("running"), Place::Host, self.hooks_end.as_ref())
             .inspect_err(|_| drop(self.init.signal(libc::SIGKILL)))
+    }
+
+    /// The container is killed or deleted: its poststart hooks are ended.
+    pub fn end_hooks(&self) {
+        if let Some(end) = &self.hooks_end {
+            // It counts to 2^64: there is room.
+            let _ = crate::sys::fs::write(end.as_fd(), &1u64.to_ne_bytes());
+        }
     }
 
     fn document(&self, status: &str) -> Vec<u8> {

@@ -21,7 +21,7 @@ use super::rootfs::{self, RootfsMount};
 use super::state::{self, State};
 use super::{hooks, idmap, net_device, passwd, resctrl, rootless, seccomp};
 use crate::sys::fault::fault;
-use crate::sys::{fs, kernel, process};
+use crate::sys::{bpf, fs, kernel, process};
 
 /// What Create is asked for.
 pub struct CreateRequest {
@@ -139,13 +139,17 @@ fn attempt(mut request: CreateRequest, state: &mut State) -> Result<Created, Err
     state.save(&request.bundle)?;
     fault!("create: done")?;
     let warnings = warnings(&request.spec);
+    let hooks = request.spec.hooks().clone();
+    let poststart = hooks.as_ref().is_some_and(|hooks| hooks.poststart().is_some());
+    let hooks_end = poststart.then(bpf::eventfd).transpose().doing(|| "making an eventfd".into())?;
     let container = Container {
         id: request.id,
         bundle: request.bundle,
         init: Process { pid: born.pid, pidfd: born.pidfd },
         gate: Mutex::new(Some(Gate::new(born.socket, born.progress, plan))),
         cgroup,
-        hooks: request.spec.hooks().clone(),
+        hooks_end: hooks_end.map(Arc::new),
+        hooks,
         annotations,
         for_exec,
         state: Mutex::new(state.clone()),

@@ -69,7 +69,8 @@ impl Document<'_> {
 
 /// Runs `hooks` of one `moment`, in order.
 ///
-/// The end of `init`, whom they prepare for, ends them too: so a Kill gets through to a hook that hangs.
+/// They are ended when `until` becomes readable, so that a Kill gets through to a hook that hangs: it is the pidfd of the
+/// init that they prepare for, or what [`Container::end_hooks`](super::Container::end_hooks) signals.
 ///
 /// # Errors
 /// The first that fails, with its output; the rest are not run.
@@ -78,15 +79,15 @@ pub fn run(
     hooks: &[Hook],
     state: &[u8],
     place: Place<'_>,
-    init: Option<&Fd>,
+    until: Option<&Fd>,
 ) -> Result<(), Error> {
     hooks.iter().enumerate().try_for_each(|(index, hook)| {
         let name = format!("hooks.{moment}[{index}] {}", hook.path().display());
-        one(hook, state, place, init).map_err(|e| Error::doing(name, e))
+        one(hook, state, place, until).map_err(|e| Error::doing(name, e))
     })
 }
 
-fn one(hook: &Hook, state: &[u8], place: Place<'_>, init: Option<&Fd>) -> Result<(), Error> {
+fn one(hook: &Hook, state: &[u8], place: Place<'_>, until: Option<&Fd>) -> Result<(), Error> {
     let output = memory()?;
     let plan = plan(hook, state, &output, place)?;
     let born = child::spawn(&plan)?;
@@ -102,13 +103,13 @@ fn one(hook: &Hook, state: &[u8], place: Place<'_>, init: Option<&Fd>) -> Result
     let own = hook.timeout().filter(|seconds| *seconds > 0);
     let seconds = own.unwrap_or(WITHIN);
     let limit = seconds.saturating_mul(1000).min(i32::MAX.into()) as i32;
-    let fds = [Some(born.pidfd.as_fd()), init.map(|fd| fd.as_fd())];
-    let [ended, gone] = process::poll_either(fds, limit).doing(|| "waiting for it".into())?;
+    let fds = [Some(born.pidfd.as_fd()), until.map(|fd| fd.as_fd())];
+    let [ended, cut_short] = process::poll_either(fds, limit).doing(|| "waiting for it".into())?;
     if !ended {
         // Its own children too: it leads a session, and its number is taken as long as it is not reaped.
         let _ = process::kill(-born.pid, libc::SIGKILL);
         born.abandon();
-        let why = match (gone, own) {
+        let why = match (cut_short, own) {
             (true, _) => "was killed, because the container's init has ended".into(),
             (_, Some(_)) => format!("did not end within its timeout of {seconds} s and was killed"),
             (_, None) => {

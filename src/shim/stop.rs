@@ -57,6 +57,7 @@ async fn stop(task: Arc<Task>) {
         }
     }
     task.init.ended().await;
+    task.container.end_hooks();
     let container = task.container.clone();
     if let Ok(Err(e)) = blocking(move || container.clear_but_state()).await {
         log::error!("container {}: cleaning up: {e}", task.id);

@@ -125,6 +125,14 @@ impl Tasks {
 
     /// Start of init.
     pub async fn start(self, task: Arc<Task>) -> Outcome {
+        self.start_init(&task).await?;
+        // ORDER: after the start is told, without its lock: a hook holds back neither init's exit nor who waits for it.
+        let container = task.container.clone();
+        blocking(move || container.poststart()).await?.map_err(refuse)?;
+        Ok(Reply::Pid(task.init.pid()))
+    }
+
+    async fn start_init(&self, task: &Task) -> ttrpc::Result<()> {
         let _order = task.init.order.lock().await;
         match task.init.status() {
             Status::Created if !task.is_ending() => {}
@@ -146,7 +154,7 @@ impl Tasks {
         event.pid = task.init.pid();
         self.journal.publish(&event, SystemTime::now());
         let _ = fault!("Start: told");
-        Ok(Reply::Pid(task.init.pid()))
+        Ok(())
     }
 
     /// Exec: takes the process down; its start makes it.
@@ -241,6 +249,9 @@ impl Tasks {
         signal: i32,
         all: bool,
     ) -> ttrpc::Result<()> {
+        if signal == libc::SIGKILL && process.is_init() {
+            task.container.end_hooks();
+        }
         if all && process.is_init() {
             let container = task.container.clone();
             return blocking(move || container.signal_all(signal)).await?.map_err(refuse);
@@ -322,6 +333,7 @@ impl Tasks {
             let _ = kernel.signal(libc::SIGKILL);
         }
         let exit = task.init.ended().await;
+        task.container.end_hooks();
         fault!("Delete: begun")?;
         for exec in task.exec_processes() {
             close(&exec, CLOSE_GRACE).await;

@@ -4,6 +4,7 @@
 use crate::support::bundle::Bundle;
 use crate::support::hung::{self, Hung};
 use crate::support::shim::{Host, Shim, Stdio3};
+use crate::support::wire::Client;
 use crate::support::{SOON, eventually, leak, subject};
 use crate::{needs, needs_containers};
 use containerd_shim_protos::api;
@@ -215,30 +216,67 @@ fn hook_that_hangs_ends_with_the_container_and_is_named() {
     eventually("the hook is gone", SOON, || leak::processes_naming(&text).is_empty().then_some(()));
 }
 
-/// The same after Create: a Kill ends init, and with init the hook that Start waits for.
-#[test]
-fn start_waits_for_no_hook_of_a_container_that_is_killed() {
-    needs_containers!();
-    needs!(subject::ours(), "runc waits for ever");
-    let host = Host::new();
-    let (mark, mut bundle) = (host.folder().join("hook-runs"), host.bundle("a", "sleep 1000"));
-    let script = format!("touch {}; sleep 1000", mark.display());
-    bundle.set(
-        "/hooks/poststart",
-        json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"]}]),
-    );
+/// A container whose poststart hook runs, with the call of Start that waits for it. The mark is in the hook's arguments.
+fn starting<'h>(host: &'h Host, program: &str, then: &str) -> (Shim<'h>, Client, PathBuf) {
+    let (mark, mut bundle) = (host.folder().join("hook-runs"), host.bundle("a", program));
+    let script = format!("touch {}; {then}", mark.display());
+    let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"]}]);
+    bundle.set("/hooks/poststart", hook);
     let shim = host.start(bundle);
     shim.create().expect("Create");
     let mut client = shim.client();
     let request = api::StartRequest { id: shim.id(), ..Default::default() };
     client.send(shim.service(), "Start", &request).expect("send Start");
     eventually("the hook runs", SOON, || mark.exists().then_some(()));
+    (shim, client, mark)
+}
+
+/// The same after Create: a Kill ends init, and with init the hook that Start waits for.
+#[test]
+fn start_waits_for_no_hook_of_a_container_that_is_killed() {
+    needs_containers!();
+    needs!(subject::ours(), "runc waits for ever");
+    let host = Host::new();
+    let (shim, mut client, _) = starting(&host, "sleep 1000", "sleep 1000");
     shim.kill("", libc::SIGKILL).expect("Kill");
     let failure = client.receive::<api::StartResponse>("Start").expect_err("given up").message;
     assert!(failure.contains("hooks.poststart[0] /bin/sh: was killed"), "{failure}");
     assert_eq!(shim.wait("").expect("Wait"), 137);
     shim.delete("").expect("Delete");
     shim.assert_nothing_left();
+}
+
+/// "The poststart hooks MUST be called after the user-specified process is executed but before the start operation
+/// returns" (config.md, "Poststart"): it may be done by then, which its hooks neither fail for nor keep from being told.
+#[test]
+fn program_that_is_done_before_its_poststart_hook_has_its_exit_told_at_once() {
+    needs_containers!();
+    needs!(subject::ours(), "runc runs poststart hooks in Create");
+    let host = Host::new();
+    let go = host.folder().join("go");
+    let wait = format!("until [ -e {} ]; do sleep 0.02; done", go.display());
+    let (shim, mut client, _) = starting(&host, "exit 7", &wait);
+    assert_eq!(shim.wait("").expect("Wait"), 7);
+    assert_eq!(host.events.wait_for("exit").exit_status, 7);
+    assert_eq!(host.events.names(), ["create", "start", "exit"]);
+    fs::write(&go, "").expect("let the hook go");
+    client.receive::<api::StartResponse>("Start").expect("Start");
+}
+
+/// Nobody may be left to kill such a container: Delete ends its hooks.
+#[test]
+fn delete_ends_the_poststart_hook_of_a_program_that_is_done() {
+    needs_containers!();
+    needs!(subject::ours(), "runc runs poststart hooks in Create");
+    let host = Host::new();
+    let (shim, mut client, mark) = starting(&host, "true", "sleep 1000");
+    assert_eq!(shim.wait("").expect("Wait"), 0);
+    shim.delete("").expect("Delete");
+    let failure = client.receive::<api::StartResponse>("Start").expect_err("given up").message;
+    assert!(failure.contains("hooks.poststart[0] /bin/sh: was killed"), "{failure}");
+    shim.assert_nothing_left();
+    let text = mark.display().to_string();
+    eventually("the hook is gone", SOON, || leak::processes_naming(&text).is_empty().then_some(()));
 }
 
 /// A hook's own timeout ends everything that it started.
