@@ -305,13 +305,16 @@ impl Container {
         state.save(&self.bundle)
     }
 
-    /// All processes, init among them while it lives, whatever cgroup below the container's they moved to.
+    /// All processes, init among them, whatever cgroup below the container's they moved to.
+    ///
+    /// COMPAT: init is named until Delete. A restarted containerd takes a shim without processes for a leak, and would
+    /// clear it away together with an end that nobody has heard of yet.
     ///
     /// # Errors
     /// When the cgroup cannot be read.
     pub fn pids(&self) -> Result<Vec<i32>, Error> {
         let mut pids = self.cgroup.pids()?;
-        if !pids.contains(&self.init.pid) && self.init.peek().is_none() {
+        if !pids.contains(&self.init.pid) {
             pids.insert(0, self.init.pid);
         }
         Ok(pids)
@@ -343,15 +346,17 @@ impl Container {
         clear(&state)
     }
 
-    /// Delete: everything that Create made goes, then poststop hooks run. Init must be dead.
+    /// Delete: everything that Create made goes, then poststop hooks run. Init must be dead. Returns the hooks' failures, for
+    /// the log only.
     ///
     /// # Errors
-    /// The first failure, after everything was tried. Hooks' failures are in the second list, for the log only.
-    pub fn delete(&self) -> (Result<(), Error>, Vec<Error>) {
+    /// The first failure, after everything was tried. What stays is for the next Delete, and so are the hooks.
+    pub fn delete(&self) -> Result<Vec<Error>, Error> {
         let state = self.state.lock().unwrap_or_else(|e| e.into_inner()).clone();
-        let cleared = clear(&state);
-        let hooks = poststop(self.hooks.as_ref(), &self.document("stopped"));
-        (cleared.and_then(|()| bury(&state, &self.bundle)), hooks)
+        clear(&state)?;
+        let failures = poststop(self.hooks.as_ref(), &self.document("stopped"));
+        bury(&state, &self.bundle)?;
+        Ok(failures)
     }
 }
 

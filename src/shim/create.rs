@@ -28,6 +28,8 @@ impl Tasks {
         if self.is_closed() {
             return Err(error::unavailable(format!("container {id}: this shim is ending, start another")));
         }
+        // ORDER: with the look at `closed`: whoever closes the shim waits for, or aborts, what has begun.
+        let begun = self.unfinished.begin(&id);
         if self.contains(&id) {
             return Err(error::already_exists(format!("container {id}")));
         }
@@ -43,11 +45,8 @@ impl Tasks {
             resolve(request.options.as_ref(), spec.annotations().as_ref().unwrap_or(&Default::default()))?;
         let streams = self.streams(&request, &spec, &options);
         let (ends, io) = stdio::open(&streams).await.map_err(error::invalid_argument)?;
-        let abort = self.unfinished.begin(&id);
-        let create = engine_request(&request, bundle.clone(), spec, ends, &options, abort);
-        let created = blocking(move || engine::create(create)).await;
-        self.unfinished.end(&id);
-        let created = match created? {
+        let create = engine_request(&request, bundle.clone(), spec, ends, &options, begun.abort.clone());
+        let created = match blocking(move || engine::create(create)).await? {
             Ok(created) => created,
             Err(e) => {
                 if let engine::Error::Stays { rest, .. } = &e {

@@ -9,8 +9,9 @@ use protobuf::Message;
 
 use super::args::Args;
 use super::process::Exit;
+use super::socket;
 use crate::engine::state::State;
-use crate::{engine, oci, sys};
+use crate::{engine, oci};
 
 /// What a container is said to have ended with when nobody saw its end: SIGKILL.
 const KILLED: u32 = 128 + libc::SIGKILL as u32;
@@ -49,11 +50,8 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
 fn remove_stale_socket(bundle: &Path) {
     let Ok(address) = std::fs::read_to_string(bundle.join("address")) else { return };
     let path = address.trim().strip_prefix("unix://").unwrap_or_default();
-    let refused = sys::socket::connect_unix(path.as_bytes(), sys::socket::PATIENCE)
-        .is_err_and(|e| e.is(libc::ECONNREFUSED));
-    if refused {
-        // Somebody else may have been quicker: gone is what is wanted.
-        let _ = std::fs::remove_file(path);
+    if let Err(e) = socket::remove_stale(Path::new(path)) {
+        eprintln!("{e}");
     }
 }
 

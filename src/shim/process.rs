@@ -51,7 +51,7 @@ pub struct Process {
     /// Empty for init.
     pub exec_id: String,
     pub streams: Request,
-    /// Serialises start against exit, so that events keep their order.
+    /// Serialises start against init's exit, so that events keep their order, and against an exec's Delete.
     pub order: tokio::sync::Mutex<()>,
     io: Mutex<Option<Arc<Io>>>,
     /// The terminal size asked for before there was a terminal.

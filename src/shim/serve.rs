@@ -107,6 +107,8 @@ async fn serve(args: ServeArgs, signals: OwnedFd) -> std::io::Result<()> {
             }
         }
     }
+    // A Create that Shutdown gave up is undone by the thread that carries it out.
+    tasks.unfinished.none_begun().await;
     end(&socket, &journal).await;
     // Whoever killed the shim now would leave what `delete` has to find again.
     tasks.unfinished.nothing_lingers().await;

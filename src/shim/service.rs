@@ -1,7 +1,7 @@
 //! The task service on the wire: requests in, replies out, one debug line per call. What is done is in `tasks`.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use containerd_shim_protos::api::*;
@@ -24,6 +24,8 @@ use crate::{oci, stdio};
 
 /// Mutating calls worked on at the same time; more wait their turn. `Kill` and queries are not counted.
 const IN_FLIGHT: usize = 128;
+/// How long Shutdown waits for a Create that is given up. containerd waits 3 s for Shutdown.
+const UNDO: Duration = Duration::from_secs(2);
 /// SIGRTMAX (signal(7)).
 const MAX_SIGNAL: u32 = 64;
 
@@ -303,8 +305,11 @@ impl TaskService for Service {
         if self.tasks.close_if_empty(&r.id) {
             // ORDER: before the answer: a `start` of the same id follows at once, and must not find a shim that ends.
             self.socket.release();
+            // Its own Create, if nobody waits for that any more. `delete` follows the answer: it shall find nothing at work.
+            self.tasks.unfinished.abort_all();
             // The receiver is gone only when the shim is ending already.
             let _ = self.done.send(());
+            let _ = tokio::time::timeout(UNDO, self.tasks.unfinished.none_begun()).await;
         }
         Ok(Empty::new())
     }

@@ -101,7 +101,22 @@ pub fn claim(path: &Path) -> Result<Claim, SocketError> {
     }
 }
 
-/// One `start` at a time looks at the sockets of a directory.
+/// Removes the socket at `path` if nobody listens there any more.
+pub fn remove_stale(path: &Path) -> Result<(), SocketError> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let _turn = lock(path.parent().unwrap_or(Path::new("/")))?;
+    match sys::socket::connect_unix(path.as_os_str().as_encoded_bytes(), sys::socket::PATIENCE) {
+        Err(e) if e.is(libc::ECONNREFUSED) => {
+            std::fs::remove_file(path).map_err(failed("remove the stale socket", path))
+        }
+        // A living shim's of the same group, or gone already.
+        _ => Ok(()),
+    }
+}
+
+/// One at a time looks at the sockets of a directory.
 ///
 /// ORDER: taken before bind(2) and held until after listen(2): in between, a new socket refuses connections just as a
 /// stale one does, and another `start` would remove it.

@@ -46,7 +46,9 @@ async fn stop(task: Arc<Task>) {
             let container = task.container.clone();
             let _ = blocking(move || container.cgroup.thaw()).await;
         }
-        signal(&task, task.options.stop_signal);
+        // One that was never started has no program to ask.
+        let ask = task.init.status() == Status::Running;
+        signal(&task, if ask { task.options.stop_signal } else { libc::SIGKILL });
         if tokio::time::timeout(task.options.stop_timeout, task.init.ended()).await.is_err() {
             log::warn!(
                 "container {}: still there after {:?}, killing it",

@@ -18,7 +18,7 @@ use crate::sys::fault::fault;
 
 /// What a process wrote before its end is moved out within this; a FIFO nobody reads cannot hold the exit longer.
 const DRAIN: Duration = Duration::from_secs(2);
-/// Init's exit waits this long for those of its exec'd processes.
+/// Init's exit waits this long for the starts, and then for the exits, of its exec'd processes.
 const OTHERS: Duration = Duration::from_secs(5);
 
 /// An owned descriptor on the runtime's epoll.
@@ -39,7 +39,6 @@ pub fn watch(task: Arc<Task>, process: Arc<Process>, journal: Journal) {
         if process.is_init() {
             init_ended(&task, &kernel, &journal).await;
         } else {
-            let _order = process.order.lock().await;
             finish(&task, &process, &kernel, &journal).await;
         }
     });
@@ -64,7 +63,11 @@ fn as_fd(fd: &Arc<OwnedFd>) -> std::os::fd::BorrowedFd<'_> {
 /// its container's last.
 async fn init_ended(task: &Arc<Task>, kernel: &engine::Process, journal: &Journal) {
     task.set_ending();
-    let _alone = task.life.write().await;
+    // A start that hangs, in a file system that does not answer say, must not keep this from being told.
+    let alone = tokio::time::timeout(OTHERS, task.life.write()).await;
+    if alone.is_err() {
+        log::warn!("container {}: init has ended while an exec hangs in its start", task.id);
+    }
     let _order = task.init.order.lock().await;
     if !task.container.has_pid_namespace() {
         let container = task.container.clone();

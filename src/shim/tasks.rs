@@ -205,6 +205,10 @@ impl Tasks {
                 process.exec_id
             )));
         }
+        // Deleted since the call came: nobody would know the process.
+        if !task.exec(&process.exec_id).is_ok_and(|known| Arc::ptr_eq(&known, &exec)) {
+            return Err(error::not_found(format!("process {} has been deleted", process.exec_id)));
+        }
         let spec = exec.spec.lock().unwrap_or_else(|e| e.into_inner()).clone();
         let spec = spec.ok_or_else(|| error::internal("the exec's process is lost"))?;
         let (ends, io) = stdio::open(&process.streams).await.map_err(error::invalid_argument)?;
@@ -213,6 +217,12 @@ impl Tasks {
         let request = ExecRequest { process: spec, stdio: [ends.stdin, ends.stdout, ends.stderr] };
         let container = task.container.clone();
         let executed = match blocking(move || container.exec(request)).await? {
+            // It hung for so long that init's exit is told already, and that is the container's last. The reaper takes it.
+            Ok(late) if task.init.exit().is_some() => {
+                let _ = late.process.signal(libc::SIGKILL);
+                close(&process, Duration::ZERO).await;
+                return Err(not_running());
+            }
             Ok(executed) => executed,
             Err(e) => {
                 close(&process, Duration::ZERO).await;
@@ -340,11 +350,11 @@ impl Tasks {
         }
         close(&task.init, CLOSE_GRACE).await;
         let container = task.container.clone();
-        let (cleared, hooks) = blocking(move || container.delete()).await?;
+        let hooks = blocking(move || container.delete()).await?.map_err(refuse)?;
         hooks.iter().for_each(|e| log::warn!("container {}: {e}", task.id));
-        cleared.map_err(refuse)?;
         self.map().remove(&task.id);
-        self.inflight.drop_results(|(verb, id, _)| *id == task.id && *verb != "Delete");
+        self.inflight
+            .drop_results(|(verb, id, exec)| *id == task.id && (*verb != "Delete" || !exec.is_empty()));
         let mut event = TaskDelete::new();
         event.container_id = task.id.clone();
         event.pid = task.init.pid();
@@ -357,6 +367,9 @@ impl Tasks {
 
     /// Delete of an exec'd process. One never started answers status 0.
     pub async fn delete_exec(self, task: Arc<Task>, process: Arc<Process>) -> Outcome {
+        let Ok(_order) = process.order.try_lock() else {
+            return Err(error::failed_precondition(format!("process {} is being started", process.exec_id)));
+        };
         if process.status() == Status::Running {
             return Err(error::failed_precondition(format!(
                 "process {} is running: kill it first",

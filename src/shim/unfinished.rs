@@ -20,6 +20,20 @@ pub struct Unfinished {
     counts: watch::Sender<(usize, usize)>,
 }
 
+/// A Create at work.
+pub struct Begun {
+    all: Unfinished,
+    id: String,
+    pub abort: Arc<Abort>,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.all.creates().remove(&self.id);
+        self.all.counts.send_modify(|counts| counts.0 -= 1);
+    }
+}
+
 impl Default for Unfinished {
     fn default() -> Self {
         Self { creates: Arc::default(), counts: watch::channel((0, 0)).0 }
@@ -31,18 +45,12 @@ impl Unfinished {
         self.creates.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// A Create of `id` begins.
-    pub fn begin(&self, id: &str) -> Arc<Abort> {
+    /// A Create of `id` begins. It has ended when the result is dropped.
+    pub fn begin(&self, id: &str) -> Begun {
         let abort = Arc::<Abort>::default();
         self.creates().insert(id.into(), abort.clone());
         self.counts.send_modify(|counts| counts.0 += 1);
-        abort
-    }
-
-    /// It has ended.
-    pub fn end(&self, id: &str) {
-        self.creates().remove(id);
-        self.counts.send_modify(|counts| counts.0 -= 1);
+        Begun { all: self.clone(), id: id.into(), abort }
     }
 
     /// A Kill of a container that is being created: a signal that ends things ends the Create. No other can be meant.

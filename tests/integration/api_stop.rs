@@ -54,6 +54,21 @@ fn sigterm_to_the_shim_is_followed_by_sigkill_after_the_annotated_time() {
 }
 
 #[test]
+fn sigterm_to_the_shim_ends_a_container_that_was_never_started_at_once() {
+    needs_containers!();
+    needs!(ours(), "a Go shim only logs the signal");
+    let host = Host::new();
+    let mut bundle = host.bundle("a", "true");
+    bundle.set("/annotations", json!({"io.containerd.myshim.stop-timeout": "1000s"}));
+    let shim = host.start(bundle);
+    shim.create().expect("Create");
+    signal(shim.pid, libc::SIGTERM);
+    shim.wait_until_gone();
+    assert_eq!(host.events.wait_for("exit").exit_status, 137);
+    shim.assert_nothing_left();
+}
+
+#[test]
 fn exit_status_seen_by_a_stopped_shim_is_what_delete_tells() {
     needs_containers!();
     needs!(ours(), "a Go shim only logs the signal");

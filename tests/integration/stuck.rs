@@ -97,7 +97,13 @@ fn exec_of_a_program_that_does_not_come_is_given_up_by_name_and_the_container_li
     let shim = host.start(bundle);
     shim.run();
     shim.exec_process("e", &shim.bundle.process(&["/hung/x"]), &Stdio3::default()).expect("Exec");
-    let failure = shim.start("e").expect_err("it hangs").message;
+    let mut client = shim.client();
+    let request = api::StartRequest { id: shim.id(), exec_id: "e".into(), ..Default::default() };
+    client.send(shim.service(), "Start", &request).expect("send Start");
+    hung.wait_until_asked();
+    let refused = shim.delete("e").expect_err("it is on its way");
+    assert!(refused.message.contains("process e is being started"), "{refused:?}");
+    let failure = client.receive::<api::StartResponse>("Start").expect_err("it hangs").message;
     assert!(failure.contains("exec /hung/x: not done within 1 s"), "{failure}");
     shim.exec("f", "true").expect("Exec");
     shim.start("f").expect("Start");
@@ -109,7 +115,40 @@ fn exec_of_a_program_that_does_not_come_is_given_up_by_name_and_the_container_li
     shim.assert_nothing_left();
 }
 
-/// A process of the container in state D: Kill and Delete answer, say whom they wait for, and work later.
+/// Without a pid namespace nothing but the shim keeps the two together.
+#[test]
+fn exit_is_told_though_an_exec_hangs_in_its_start() {
+    needs_containers!();
+    needs!(subject::ours(), "runc waits for ever");
+    let host = Host::new();
+    let Some(mut hung) = Hung::on(&host.folder().join("hung"), hung::OPEN) else {
+        needs!(false, "this machine has no FUSE");
+        return;
+    };
+    let mut bundle = host.bundle("a", "sleep 1000");
+    bundle.set("/annotations", json!({"io.containerd.myshim.setup-timeout": "1000s"}));
+    bundle.config["linux"]["namespaces"].as_array_mut().expect("array").remove(0);
+    bundle.push(
+        "/mounts",
+        json!({"destination": "/hung", "type": "bind", "source": hung.folder, "options": ["bind"]}),
+    );
+    let shim = host.start(bundle);
+    shim.run();
+    shim.exec_process("e", &shim.bundle.process(&["/hung/x"]), &Stdio3::default()).expect("Exec");
+    let mut client = shim.client();
+    let request = api::StartRequest { id: shim.id(), exec_id: "e".into(), ..Default::default() };
+    client.send(shim.service(), "Start", &request).expect("send Start");
+    hung.wait_until_asked();
+    shim.kill("", libc::SIGKILL).expect("Kill");
+    assert_eq!(shim.wait("").expect("Wait"), 137);
+    hung.let_go();
+    client.receive::<api::StartResponse>("Start").expect_err("killed");
+    shim.delete("").expect("Delete");
+    shim.assert_nothing_left();
+}
+
+/// A process of the container in state D: Kill and Delete answer, say whom they wait for, and work later. "The poststop hooks
+/// MUST be called after the container is deleted but before the delete operation returns".
 #[test]
 fn process_in_uninterruptible_sleep_is_named_and_goes_when_it_can() {
     needs_containers!();
@@ -124,6 +163,9 @@ fn process_in_uninterruptible_sleep_is_named_and_goes_when_it_can() {
         "/mounts",
         json!({"destination": "/hung", "type": "bind", "source": hung.folder, "options": ["bind"]}),
     );
+    let log = host.folder().join("poststop");
+    let script = format!("echo once >>{}", log.display());
+    bundle.set("/hooks/poststop", json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]));
     let shim = host.start(bundle);
     shim.run();
     hung.wait_until_asked();
@@ -137,6 +179,7 @@ fn process_in_uninterruptible_sleep_is_named_and_goes_when_it_can() {
     assert_eq!(shim.wait("").expect("Wait"), 137);
     shim.delete("").expect("Delete");
     shim.assert_nothing_left();
+    assert_eq!(fs::read_to_string(log).expect("the log"), "once\n");
 }
 
 /// Frozen by somebody else, not by Pause: a SIGKILL gets through all the same.
@@ -212,6 +255,30 @@ fn hook_that_hangs_ends_with_the_container_and_is_named() {
     assert!(failure.contains("hooks.createRuntime[0] /bin/sh: was killed"), "{failure}");
     assert!(failure.contains("output: here"), "{failure}");
     assert_cleared(&shim);
+    let text = mark.display().to_string();
+    eventually("the hook is gone", SOON, || leak::processes_naming(&text).is_empty().then_some(()));
+}
+
+/// A client that has given a Create up ends the shim, as containerd does: the Create ends first.
+#[test]
+fn shutdown_gives_up_the_create_that_nobody_waits_for() {
+    needs_containers!();
+    needs!(subject::ours(), "runc waits for ever");
+    let host = Host::new();
+    let (mark, mut bundle) = (host.folder().join("hook-runs"), host.bundle("a", "true"));
+    let script = format!("touch {}; sleep 1000", mark.display());
+    bundle.set(
+        "/hooks/createRuntime",
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"]}]),
+    );
+    let shim = host.start(bundle);
+    let mut client = shim.client();
+    client.send(shim.service(), "Create", &shim.create_request(&Stdio3::default())).expect("send Create");
+    eventually("the hook runs", SOON, || mark.exists().then_some(()));
+    drop(client);
+    shim.shutdown();
+    shim.wait_until_gone();
+    shim.assert_nothing_left();
     let text = mark.display().to_string();
     eventually("the hook is gone", SOON, || leak::processes_naming(&text).is_empty().then_some(()));
 }
