@@ -1,6 +1,7 @@
 //! Create: from containerd's request to a task.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -8,12 +9,13 @@ use containerd_shim_protos::api::CreateTaskRequest;
 
 use super::error;
 use super::inflight::{Outcome, Reply};
-use super::options::Options;
+use super::options::{self, Options};
 use super::process::Process;
+use super::proto::Any;
 use super::proto::events::{TaskCreate, TaskIO};
 use super::supervisor;
 use super::task::Task;
-use super::tasks::{Tasks, check_bundle, refuse, resolve};
+use super::tasks::{Tasks, refuse};
 use super::workers::blocking;
 use crate::engine::rootfs::RootfsMount;
 use crate::engine::{self, CreateRequest, Created};
@@ -105,6 +107,24 @@ impl Tasks {
             id: request.id.clone(),
             namespace: self.namespace.clone(),
             owner: owner_of(owner, options),
+        }
+    }
+}
+
+/// Options of one container: annotations, then the request's, then the host's.
+fn resolve(request: Option<&Any>, annotations: &HashMap<String, String>) -> ttrpc::Result<Options> {
+    let request: Vec<_> = request.into_iter().cloned().collect();
+    let resolved = options::resolve(&request, annotations).map_err(error::invalid_argument)?;
+    resolved.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    Ok(resolved.options)
+}
+
+/// Is `bundle` a place that Create can work in?
+fn check_bundle(bundle: &Path) -> ttrpc::Result<()> {
+    match bundle.is_absolute() {
+        true => Ok(()),
+        false => {
+            Err(error::invalid_argument(format!("bundle {:?} is not an absolute path", bundle.display())))
         }
     }
 }

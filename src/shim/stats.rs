@@ -6,6 +6,16 @@ use super::proto::Any;
 use super::{stats_v1, stats_v2};
 use crate::engine::cgroup::Stats;
 
+/// Copies fields of equal names into a message of the caller's `wire`.
+macro_rules! message {
+    ($from:expr => $message:ident { $($field:ident),* $(,)? }) => {{
+        let mut message = wire::$message::new();
+        $(message.$field = $from.$field.clone();)*
+        message
+    }};
+}
+pub(super) use message;
+
 /// # Errors
 /// When a message cannot be encoded.
 pub fn any(stats: Stats) -> protobuf::Result<Any> {

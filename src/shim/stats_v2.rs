@@ -1,16 +1,8 @@
 //! cgroup v2 counters as `io.containerd.cgroups.v2.Metrics`. Nothing is computed here: field by field.
 
 use super::proto::cgroups_v2 as wire;
+use super::stats::message;
 use crate::engine::cgroup::v2::*;
-
-/// Copies fields of equal names into a message.
-macro_rules! message {
-    ($from:expr => $message:ident { $($field:ident),* $(,)? }) => {{
-        let mut message = wire::$message::new();
-        $(message.$field = $from.$field.clone();)*
-        message
-    }};
-}
 
 pub fn metrics(stats: Stats) -> wire::Metrics {
     let mut metrics = wire::Metrics::new();

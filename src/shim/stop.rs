@@ -49,14 +49,7 @@ async fn stop(task: Arc<Task>) {
         // One that was never started has no program to ask.
         let ask = task.init.status() == Status::Running;
         signal(&task, if ask { task.options.stop_signal } else { libc::SIGKILL });
-        if tokio::time::timeout(task.options.stop_timeout, task.init.ended()).await.is_err() {
-            log::warn!(
-                "container {}: still there after {:?}, killing it",
-                task.id,
-                task.options.stop_timeout
-            );
-            signal(&task, libc::SIGKILL);
-        }
+        insist(&task).await;
     }
     task.init.ended().await;
     task.container.end_hooks();
@@ -70,5 +63,19 @@ fn signal(task: &Task, signal: i32) {
     if let Some(kernel) = task.init.kernel() {
         // Ended already is what is wanted.
         let _ = kernel.signal(signal);
+    }
+}
+
+/// Follows a stop signal that somebody else has sent.
+pub fn escalate(task: Arc<Task>) {
+    tokio::spawn(async move { insist(&task).await });
+}
+
+/// SIGKILL, unless init ends within the stop time-out of its stop signal.
+async fn insist(task: &Task) {
+    if tokio::time::timeout(task.options.stop_timeout, task.init.ended()).await.is_err() {
+        let time = task.options.stop_timeout;
+        log::warn!("container {}: still there after {time:?}, killing it", task.id);
+        signal(task, libc::SIGKILL);
     }
 }

@@ -4,7 +4,6 @@
 //! of their own, and `kill` needs none of the locks that the rest takes.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
@@ -14,14 +13,13 @@ use tokio::sync::Notify;
 use super::ahead::Ahead;
 use super::error;
 use super::inflight::{Inflight, Outcome, Reply};
-use super::options::{self, Options};
 use super::process::{Process, Status};
 use super::proto::events::{TaskDelete, TaskExecAdded, TaskExecStarted, TaskPaused, TaskResumed, TaskStart};
 use super::publisher::Journal;
 use super::task::{Exec, Task};
 use super::unfinished::Unfinished;
 use super::workers::blocking;
-use super::{stubborn, supervisor};
+use super::{stop, stubborn, supervisor};
 use crate::engine::{self, ExecRequest};
 use crate::stdio;
 use crate::sys::fault::fault;
@@ -291,7 +289,7 @@ impl Tasks {
             stubborn::follow(task, kernel);
         }
         if task.options.escalate_kill && process.is_init() && signal == task.options.stop_signal {
-            escalate(task.clone());
+            stop::escalate(task.clone());
         }
         Ok(())
     }
@@ -386,43 +384,5 @@ impl Tasks {
 async fn close(process: &Process, grace: Duration) {
     if let Some(io) = process.take_io() {
         io.close(grace).await;
-    }
-}
-
-/// SIGKILL for an init that has not ended within the stop time-out of its stop signal.
-fn escalate(task: Arc<Task>) {
-    tokio::spawn(async move {
-        if tokio::time::timeout(task.options.stop_timeout, task.init.ended()).await.is_err()
-            && let Some(kernel) = task.init.kernel()
-        {
-            log::warn!(
-                "container {}: still there after {:?}, killing it",
-                task.id,
-                task.options.stop_timeout
-            );
-            // It may have ended this very moment.
-            let _ = kernel.signal(libc::SIGKILL);
-        }
-    });
-}
-
-/// Options of one container: annotations, then the request's, then the host's.
-pub fn resolve(
-    request: Option<&super::proto::Any>,
-    annotations: &HashMap<String, String>,
-) -> ttrpc::Result<Options> {
-    let request: Vec<_> = request.into_iter().cloned().collect();
-    let resolved = options::resolve(&request, annotations).map_err(error::invalid_argument)?;
-    resolved.warnings.iter().for_each(|warning| log::warn!("{warning}"));
-    Ok(resolved.options)
-}
-
-/// Is `bundle` a place that Create can work in?
-pub fn check_bundle(bundle: &Path) -> ttrpc::Result<()> {
-    match bundle.is_absolute() {
-        true => Ok(()),
-        false => {
-            Err(error::invalid_argument(format!("bundle {:?} is not an absolute path", bundle.display())))
-        }
     }
 }
