@@ -6,7 +6,7 @@
 set -euo pipefail
 . "$(dirname "$0")/debian.sh"
 cd "$project"
-command -v c++ >/dev/null || { apt-get -qq update && apt-get -qq -y --no-install-recommends install g++ </dev/null; } >&2
+command -v c++ >/dev/null || ensure_packages g++
 seconds=${FUZZ_SECONDS:-600}
 triple=$(rustc -vV | sed -n 's/^host: //p')
 # What cargo-fuzz passes to a nightly compiler, the stable one takes too: LLVM's coverage pass is no sanitizer.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# isolated.sh COMMAND...: PID 1 of a namespace that test.sh made. Gives the command an empty /run, reaps what is orphaned,
+# isolated.sh COMMAND...: PID 1 of a namespace that test.sh or another script made. Gives the command an empty /run, reaps what is orphaned,
 # and afterwards reports every process, mount and socket that the command left behind.
 set -uo pipefail
 tables() { awk '{ print $5 }' /proc/self/mountinfo | sort; }
