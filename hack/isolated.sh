@@ -6,9 +6,8 @@ tables() { awk '{ print $5 }' /proc/self/mountinfo | sort; }
 
 mount -t tmpfs -o mode=755 tmpfs /run
 before=$(tables)
-"$@" &
-child=$!
-wait $child
+# Not in the background, where a shell has Ctrl-C ignored.
+"$@" </dev/null
 status=$?
 # What was told to end may take its moment: leaks are what is still there after it.
 for _ in $(seq 50); do

@@ -57,10 +57,10 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", 
 [grpc]
   address = "$folder/c.sock"
 EOF
-# No runc anywhere in its path: the shim is the runtime.
+# No runc anywhere in its path: the shim is the runtime. Out of the terminal's reach: it is needed when Ctrl-C has come.
 mkdir "$folder/bin"
 ln -s "$shim" "$programs/containerd" "$folder/bin/"
-PATH=$folder/bin:/usr/sbin:/usr/bin:/sbin:/bin "$programs/containerd" --config "$folder/config.toml" >"$folder/log" 2>&1 &
+PATH=$folder/bin:/usr/sbin:/usr/bin:/sbin:/bin setsid "$programs/containerd" --config "$folder/config.toml" >"$folder/log" 2>&1 &
 containerd=$!
 ctr() { "$programs/ctr" --address "$folder/c.sock" --namespace demo "$@"; }
 for _ in $(seq 100); do ctr version >/dev/null 2>&1 && break; sleep 0.1; done
