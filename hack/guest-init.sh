@@ -71,6 +71,8 @@ command() {
     export TMPDIR=/run/tmp PATH=$PATH:${guest_modules%/usr/*}/apparmor/sbin
     # The second console is guest.sh's standard output.
     busybox stty -F /dev/tty1 raw -echo
+    # As many descriptors as an ordinary machine gives: the kernel's own limit for PID 1 is 1024.
+    ulimit -n 65536
     bash "$guest_share/guest/command" </dev/null >/dev/tty1 2>&1 &
     wait $!
     echo $? >"$guest_share/guest/status"

@@ -5,9 +5,9 @@ use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
-use super::Result;
 use super::error::check;
 use super::fs::own;
+use super::{Error, Result};
 
 /// How a process ended (waitid(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,11 +17,15 @@ pub struct Exit {
     pub status: u32,
 }
 
-/// pidfd_open(2) (Linux 5.3).
+/// pidfd_open(2) (Linux 5.3). ESRCH: there is no such process.
 pub fn pidfd_open(pid: i32) -> Result<OwnedFd> {
     // SAFETY: takes integers only.
     let r = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    check("pidfd_open", r).map(own)
+    check("pidfd_open", r).map(own).map_err(|e| match e.is(libc::EINVAL) {
+        // KERNEL: a process that is being reaped at this moment leads no thread group any more.
+        true => Error::new("pidfd_open", libc::ESRCH),
+        false => e,
+    })
 }
 
 /// getpid(2): the caller's pid as its own pid namespace counts.

@@ -277,7 +277,7 @@ fn limit_below_the_usage_is_refused_when_asked_to_look_first() {
 /// guest: it is the whole machine's kernel that gets the hierarchy.
 fn become_hybrid() {
     myshim::sys::ns::unshare(libc::CLONE_NEWNS).expect("a mount namespace for the test");
-    let script = "mount --make-rslave / && mount -t tmpfs tmpfs /sys/fs/cgroup && cd /sys/fs/cgroup && \
+    let script = "mount --make-rslave / && umount -l /sys/fs/cgroup && mount -t tmpfs tmpfs /sys/fs/cgroup && cd /sys/fs/cgroup && \
         mkdir unified net_cls && mount -t cgroup2 cgroup2 unified && mount -t cgroup -o net_cls cgroup net_cls";
     let status = Command::new("sh").args(["-c", script]).status().expect("start sh");
     assert!(status.success(), "{script}");

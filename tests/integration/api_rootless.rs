@@ -200,8 +200,9 @@ fn lives_within_limits(path: &str) {
     );
     let shim = host.start(bundle);
     shim.run();
-    let read =
-        || exec_output(&shim, "cd /sys/fs/cgroup; cat memory.max pids.max; cat /proc/self/cgroup", |_| ());
+    let read = || {
+        exec_output(&shim, "cd /sys/fs/cgroup; cat memory.max pids.max; grep ^0: /proc/self/cgroup", |_| ())
+    };
     assert_eq!(read(), "67108864\n33\n0::/\n");
     shim.update(&json!({"memory": {"limit": 134_217_728}, "pids": {"limit": 44}})).expect("Update");
     assert_eq!(read(), "134217728\n44\n0::/\n");

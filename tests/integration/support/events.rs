@@ -79,6 +79,13 @@ impl EventServer {
         }
     }
 
+    /// The end of the test: threads and descriptors of this server go.
+    pub fn end(&self) {
+        if self.socket.exists() {
+            self.stop();
+        }
+    }
+
     pub fn resume(&self) {
         self.listen();
     }

@@ -29,6 +29,12 @@ pub struct Host {
     pub prefix: Vec<String>,
 }
 
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.events.end();
+    }
+}
+
 impl Host {
     pub fn new() -> Self {
         Self::of(Subject::current())
