@@ -1,27 +1,29 @@
 //! Create: from a bundle to an init process that waits at the gate.
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use oci_spec::runtime::{Linux, LinuxNamespaceType as Kind, LinuxPersonalityDomain, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespaceType as Kind, Spec};
 
 use super::abort::{Abort, Leftover};
-use super::cgroup::{Cgroup, Dir, Host, OomWatch};
+use super::cgroup::{Cgroup, Host, OomWatch};
 use super::child::{self, Born, Message};
-use super::container::{Container, ForExec, Gate, Process};
-use super::detached::Opener;
+use super::container::{Container, Process};
 use super::error::{Doing, Error};
+use super::failure::{explain_death, failure};
+use super::for_exec::ForExec;
+use super::gate::Gate;
+use super::inputs::{given, inputs};
 use super::plan::caps::Wanted;
-use super::plan::init::{Inputs, Joined};
-use super::plan::{CgroupView, Fd, Given, HostMounts, Plan, SecurityModules, Step, Sync, init, no_selinux};
+use super::plan::init::Joined;
+use super::plan::{Fd, Plan, Sync, init};
 use super::rootfs::{self, RootfsMount};
 use super::state::{self, State};
-use super::{hooks, idmap, net_device, passwd, resctrl, rootless, seccomp};
+use super::{hooks, idmap, net_device, resctrl, rootless, seccomp};
 use crate::sys::fault::fault;
-use crate::sys::{bpf, fs, kernel, process};
+use crate::sys::{bpf, process};
 
 /// What Create is asked for.
 pub struct CreateRequest {
@@ -59,7 +61,7 @@ pub struct Created {
 pub fn create(request: CreateRequest) -> Result<Created, Error> {
     let bundle = request.bundle.clone();
     let mut state = State::new(&request.id);
-    attempt(request, &mut state).map_err(|error| match super::container::clear(&state) {
+    attempt(request, &mut state).map_err(|error| match super::clear(&state) {
         Ok(()) => {
             State::remove(&bundle);
             error
@@ -164,109 +166,6 @@ fn root_path(request: &CreateRequest) -> Result<PathBuf, Error> {
     Ok(request.bundle.join(root.path()))
 }
 
-/// What the identity part of the plan needs from the host.
-fn given(
-    request: &CreateRequest,
-    rootfs: &Path,
-    filter: Option<Arc<seccomp::Filter>>,
-) -> Result<Given, Error> {
-    let spec = &request.spec;
-    let uid = spec.process().as_ref().map_or(0, |p| p.user().uid());
-    let personality = spec.linux().as_ref().and_then(|l| l.personality().as_ref()).map(|p| p.domain());
-    Ok(Given {
-        personality: personality.map(persona),
-        memory_policy: spec.linux().as_ref().and_then(|l| l.memory_policy().clone()),
-        proc: host_proc()?,
-        filter,
-        late_birth: false,
-        setup_within: request.setup_within,
-        gate: true,
-        home: passwd::home(rootfs, uid),
-        modules: SecurityModules {
-            apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|yes| yes == b"Y\n"),
-            selinux: Path::new("/sys/fs/selinux").exists(),
-        },
-    })
-}
-
-/// personality(2): `PER_LINUX` or `PER_LINUX32`.
-fn persona(domain: LinuxPersonalityDomain) -> u64 {
-    match domain {
-        LinuxPersonalityDomain::PerLinux => 0,
-        LinuxPersonalityDomain::PerLinux32 => 8,
-    }
-}
-
-/// The shim's procfs, recognised by its magic and its root's inode number (CVE-2019-16884).
-pub fn host_proc() -> Result<Fd, Error> {
-    const PROC_ROOT_INO: u64 = 1;
-    let doing = || "opening /proc".to_string();
-    let proc = fs::openat(fs::CWD, c"/proc", libc::O_PATH | libc::O_DIRECTORY, 0).doing(doing)?;
-    let genuine = fs::fstatfs_magic(proc.as_fd()).doing(doing)? == fs::PROC_SUPER_MAGIC
-        && fs::fstat(proc.as_fd()).doing(doing)?.st_ino == PROC_ROOT_INO;
-    if !genuine {
-        return Err(Error::doing(doing(), "it is not the root of a procfs; mount one there"));
-    }
-    Ok(Arc::new(proc))
-}
-
-fn inputs(
-    request: &CreateRequest,
-    linux: &Linux,
-    cgroup: &Cgroup,
-    rootfs: PathBuf,
-    given: Given,
-) -> Result<(Inputs, ForExec), Error> {
-    let joined = open_namespaces(linux)?;
-    let join = cgroup.join()?;
-    let for_exec = ForExec::new(&request.spec, linux, &given, request.no_new_keyring.then_some(()), &joined);
-    let mut host = HostMounts {
-        bundle: request.bundle.clone(),
-        cgroups: cgroup_views(cgroup, linux, &joined),
-        detached: HashMap::new(),
-        label: mount_label(linux, given.modules)?,
-    };
-    let mounts = request.spec.mounts().as_deref().unwrap_or_default();
-    host.detached = Opener::new(linux, &joined).open(mounts, &host)?;
-    let inputs = Inputs {
-        id: request.id.clone(),
-        rootfs,
-        host,
-        given,
-        stdio: request.stdio.clone(),
-        joined,
-        tasks: join.tasks.into_iter().map(Arc::new).collect(),
-        cgroup: join.into.map(Arc::new),
-        no_pivot_root: request.no_pivot_root,
-        no_new_keyring: request.no_new_keyring,
-        rootless: rootless::is_rootless(),
-        kcore: Path::new("/proc/kcore").exists(),
-    };
-    Ok((inputs, for_exec))
-}
-
-fn mount_label(linux: &Linux, modules: SecurityModules) -> Result<Option<String>, Error> {
-    let label = linux.mount_label().clone().filter(|label| !label.is_empty());
-    match label {
-        Some(label) if !modules.selinux => Err(no_selinux("linux.mountLabel", &label)),
-        label => Ok(label),
-    }
-}
-
-fn open_namespaces(linux: &Linux) -> Result<Vec<Joined>, Error> {
-    let all = linux.namespaces().iter().flatten();
-    let by_path =
-        all.filter_map(|ns| Some((ns.typ(), ns.path().as_ref().filter(|p| !p.as_os_str().is_empty())?)));
-    by_path
-        .map(|(kind, path)| {
-            let name = super::plan::c_string(path.as_os_str().as_encoded_bytes())?;
-            let what = || format!("opening the {} namespace {}", init::name(kind), path.display());
-            let fd = fs::openat(fs::CWD, &name, libc::O_RDONLY, 0).doing(what)?;
-            Ok(Joined { kind, path: path.clone(), fd: Arc::new(fd) })
-        })
-        .collect()
-}
-
 /// Gives the container its network devices, while its init waits or is busy with what needs none.
 fn net_devices(linux: &Linux, joined: &[Joined], born: &Born) -> Result<(), Error> {
     let Some(devices) = linux.net_devices() else { return Ok(()) };
@@ -277,27 +176,6 @@ fn net_devices(linux: &Linux, joined: &[Joined], born: &Born) -> Result<(), Erro
     let path = format!("/proc/{}/ns/net", born.pid);
     let netns = std::fs::File::open(&path).doing(|| format!("opening {path}"))?;
     net_device::move_all(devices, &netns.into())
-}
-
-/// What a cgroup mount in the container shows: on v1 each hierarchy from the container's own cgroup down, on v2 what
-/// its cgroup namespace sees.
-fn cgroup_views(cgroup: &Cgroup, linux: &Linux, joined: &[Joined]) -> Vec<CgroupView> {
-    let v1 = |dir: &Dir| CgroupView {
-        name: dir.controllers.join(",").trim_start_matches("name=").into(),
-        path: dir.dir.clone(),
-        links: if dir.controllers.len() > 1 { dir.controllers.clone() } else { Vec::new() },
-    };
-    let ([], Some(unified)) = (cgroup.v1(), cgroup.unified()) else {
-        return cgroup.v1().iter().map(v1).collect();
-    };
-    let has_own = linux.namespaces().iter().flatten().any(|ns| ns.typ() == Kind::Cgroup);
-    let path = match joined.iter().any(|ns| ns.kind == Kind::Cgroup) {
-        true => PathBuf::new(),
-        false if has_own => unified.dir.clone(),
-        // COMPAT: without a cgroup namespace runc shows the host's whole tree.
-        false => unified.mount.clone(),
-    };
-    vec![CgroupView { path, ..CgroupView::default() }]
 }
 
 /// Answers the child until it is ready; the terminal's master comes with that.
@@ -356,82 +234,12 @@ fn run_hooks(request: &CreateRequest, born: &Born, for_exec: &ForExec) -> Result
     )
 }
 
-/// A message that is not what was hoped for, in words.
-pub fn failure(plan: &Plan, message: &Message) -> Error {
-    if let Message::Late { step, limit } = message {
-        let what = plan.steps.get(*step).map_or("set-up".into(), ToString::to_string);
-        return Error::doing(what, format!("not done within {} s: the process was killed", limit.as_secs()));
-    }
-    let Message::Failed { step, call, errno, note } = message else {
-        return Error::Gone("the process died during set-up".into());
-    };
-    match plan.steps.get(*step) {
-        Some(Step::Lookup(program) | Step::Execve { program, .. }) if *errno != libc::ENOSYS => {
-            Error::Program(program.refusal(call, *errno))
-        }
-        Some(step) => {
-            let detail = match kernel::since(call).filter(|_| *errno == libc::ENOSYS) {
-                Some(version) => format!("Linux {version} or newer is needed"),
-                None if note.is_empty() => remedy(step, *errno),
-                None => note.clone(),
-            };
-            Error::Step { step: step.to_string(), call: call.clone(), errno: *errno, detail }
-        }
-        None => Error::Gone(format!("the process failed in an unknown step {step}: {call}")),
-    }
-}
-
-/// What to do about a failure whose cause is known.
-fn remedy(step: &Step, errno: i32) -> String {
-    let text = match (step, errno) {
-        (Step::Mount(m), libc::ENOENT) if matches!(m.from, super::plan::Source::Bind { .. }) => {
-            "the source does not exist on the host, or the target's parent in the container is a dangling link"
-        }
-        (Step::Mount(_), libc::ENOTDIR) => "are you trying to mount a directory onto a file (or vice-versa)?",
-        (Step::Mount(_), libc::ELOOP) => "a symbolic link is in the way of the target",
-        (Step::Root { .. }, libc::ENOENT | libc::ENOTDIR) => "root.path must be a directory",
-        (Step::Cwd(_), libc::ENOENT) => "the working directory does not exist in the container",
-        (Step::Rlimit { .. }, libc::EPERM) => "raising a hard limit needs CAP_SYS_RESOURCE",
-        (Step::OomScoreAdj { .. }, libc::EACCES) => "lowering it needs CAP_SYS_RESOURCE",
-        (Step::Sysctl { .. }, libc::ENOENT) => "this kernel has no such sysctl in the container's namespaces",
-        (Step::ExecLabel { .. }, libc::ENOENT) => "the kernel does not know this profile; load it first",
-        (Step::ExecLabel { .. }, libc::EINVAL) => "the policy does not know this label",
-        (Step::MemoryPolicy { .. }, libc::EINVAL) => {
-            "each node must be online and in the container's cpuset, and the kernel must know the mode"
-        }
-        (Step::MemoryPolicy { .. }, libc::ENOSYS) => "this kernel has no NUMA support",
-        (Step::Scheduler(_), libc::EPERM) => {
-            "it takes CAP_SYS_NICE, and on cgroup v1 real-time policies take linux.resources.cpu.realtimeRuntime"
-        }
-        (Step::Scheduler(_), libc::EINVAL) => {
-            "the kernel does not know the policy, or its values do not fit it"
-        }
-        (Step::Scheduler(_), libc::EBUSY) => "the kernel has no bandwidth left for this deadline",
-        (Step::Scheduler(_), libc::EOPNOTSUPP) => "this kernel has no utilisation clamps",
-        (Step::Affinity(_), libc::EINVAL) => "no CPU of the list is online and in the container's cpuset",
-        (Step::Seccomp(_), libc::EINVAL) => "the kernel does not know one of the flags",
-        _ => "",
-    };
-    text.to_string()
-}
-
 /// KERNEL: v2 kills what does not fit below a new memory limit.
 fn alive(born: &Born) -> Result<(), Error> {
     let ended = process::waitid(born.pidfd.as_fd(), libc::WEXITED | libc::WNOHANG | libc::WNOWAIT);
     match ended.doing(|| "looking after the process".into())? {
         None => Ok(()),
         Some(_) => Err(Error::Gone("the process died during set-up".into())),
-    }
-}
-
-/// A child that vanished without a word was killed, most often by its own memory limit.
-pub(super) fn explain_death(error: Error, cgroup: &Cgroup) -> Error {
-    match error {
-        Error::Gone(text) => match cgroup.memory_verdict() {
-            Some(verdict) => Error::Gone(format!("{text}: {verdict}")),
-            None => Error::Gone(text),
-        },
-        other => other,
     }
 }
 

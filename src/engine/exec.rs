@@ -9,8 +9,8 @@ use oci_spec::runtime as spec;
 
 use super::child::{self, Born, Message};
 use super::container::{Container, Process};
-use super::create::failure;
 use super::error::Error;
+use super::failure::failure;
 use super::passwd;
 use super::plan::exec::{Inputs, build};
 use super::plan::{Fd, Given, Plan, Step, Sync};

@@ -93,7 +93,7 @@ fn one(hook: &Hook, state: &[u8], place: Place<'_>, until: Option<&Fd>) -> Resul
     let born = child::spawn(&plan)?;
     let refused = match born.next()?.0 {
         Message::Failed { errno, .. } => Some(nix::errno::Errno::from_raw(errno).desc().to_string()),
-        message @ Message::Late { .. } => Some(super::create::failure(&plan, &message).to_string()),
+        message @ Message::Late { .. } => Some(super::failure::failure(&plan, &message).to_string()),
         _ => None,
     };
     if let Some(reason) = refused {

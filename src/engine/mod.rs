@@ -3,13 +3,18 @@
 mod abort;
 pub mod cgroup;
 pub(crate) mod child;
+mod clear;
 mod container;
 mod create;
 mod detached;
 mod error;
 mod exec;
+mod failure;
+mod for_exec;
+mod gate;
 mod hooks;
 mod idmap;
+mod inputs;
 mod net_device;
 mod passwd;
 pub mod plan;
@@ -21,7 +26,8 @@ pub mod state;
 mod userns;
 
 pub use abort::{Abort, Leftover};
-pub use container::{Container, KILL_WITHIN, Process, bury, clear, poststop_of};
+pub use clear::{KILL_WITHIN, bury, clear};
+pub use container::{Container, Process, poststop_of};
 pub use create::{CreateRequest, Created, create};
 pub use error::Error;
 pub use exec::{ExecRequest, Executed};

@@ -1,0 +1,77 @@
+//! What the end of a set-up says that did not go well: the step, the cause, and what to do about it.
+
+use super::cgroup::Cgroup;
+use super::child::Message;
+use super::error::Error;
+use super::plan::{Plan, Source, Step};
+use crate::sys::kernel;
+
+/// A message that is not what was hoped for, in words.
+pub fn failure(plan: &Plan, message: &Message) -> Error {
+    if let Message::Late { step, limit } = message {
+        let what = plan.steps.get(*step).map_or("set-up".into(), ToString::to_string);
+        return Error::doing(what, format!("not done within {} s: the process was killed", limit.as_secs()));
+    }
+    let Message::Failed { step, call, errno, note } = message else {
+        return Error::Gone("the process died during set-up".into());
+    };
+    match plan.steps.get(*step) {
+        Some(Step::Lookup(program) | Step::Execve { program, .. }) if *errno != libc::ENOSYS => {
+            Error::Program(program.refusal(call, *errno))
+        }
+        Some(step) => {
+            let detail = match kernel::since(call).filter(|_| *errno == libc::ENOSYS) {
+                Some(version) => format!("Linux {version} or newer is needed"),
+                None if note.is_empty() => remedy(step, *errno),
+                None => note.clone(),
+            };
+            Error::Step { step: step.to_string(), call: call.clone(), errno: *errno, detail }
+        }
+        None => Error::Gone(format!("the process failed in an unknown step {step}: {call}")),
+    }
+}
+
+/// What to do about a failure whose cause is known.
+fn remedy(step: &Step, errno: i32) -> String {
+    let text = match (step, errno) {
+        (Step::Mount(m), libc::ENOENT) if matches!(m.from, Source::Bind { .. }) => {
+            "the source does not exist on the host, or the target's parent in the container is a dangling link"
+        }
+        (Step::Mount(_), libc::ENOTDIR) => "are you trying to mount a directory onto a file (or vice-versa)?",
+        (Step::Mount(_), libc::ELOOP) => "a symbolic link is in the way of the target",
+        (Step::Root { .. }, libc::ENOENT | libc::ENOTDIR) => "root.path must be a directory",
+        (Step::Cwd(_), libc::ENOENT) => "the working directory does not exist in the container",
+        (Step::Rlimit { .. }, libc::EPERM) => "raising a hard limit needs CAP_SYS_RESOURCE",
+        (Step::OomScoreAdj { .. }, libc::EACCES) => "lowering it needs CAP_SYS_RESOURCE",
+        (Step::Sysctl { .. }, libc::ENOENT) => "this kernel has no such sysctl in the container's namespaces",
+        (Step::ExecLabel { .. }, libc::ENOENT) => "the kernel does not know this profile; load it first",
+        (Step::ExecLabel { .. }, libc::EINVAL) => "the policy does not know this label",
+        (Step::MemoryPolicy { .. }, libc::EINVAL) => {
+            "each node must be online and in the container's cpuset, and the kernel must know the mode"
+        }
+        (Step::MemoryPolicy { .. }, libc::ENOSYS) => "this kernel has no NUMA support",
+        (Step::Scheduler(_), libc::EPERM) => {
+            "it takes CAP_SYS_NICE, and on cgroup v1 real-time policies take linux.resources.cpu.realtimeRuntime"
+        }
+        (Step::Scheduler(_), libc::EINVAL) => {
+            "the kernel does not know the policy, or its values do not fit it"
+        }
+        (Step::Scheduler(_), libc::EBUSY) => "the kernel has no bandwidth left for this deadline",
+        (Step::Scheduler(_), libc::EOPNOTSUPP) => "this kernel has no utilisation clamps",
+        (Step::Affinity(_), libc::EINVAL) => "no CPU of the list is online and in the container's cpuset",
+        (Step::Seccomp(_), libc::EINVAL) => "the kernel does not know one of the flags",
+        _ => "",
+    };
+    text.to_string()
+}
+
+/// A child that vanished without a word was killed, most often by its own memory limit.
+pub fn explain_death(error: Error, cgroup: &Cgroup) -> Error {
+    match error {
+        Error::Gone(text) => match cgroup.memory_verdict() {
+            Some(verdict) => Error::Gone(format!("{text}: {verdict}")),
+            None => Error::Gone(text),
+        },
+        other => other,
+    }
+}

@@ -1,0 +1,53 @@
+//! The gate at which a container's init waits from Create to Start.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::child::{self, Message, Progress};
+use super::error::{Doing, Error};
+use super::failure::failure;
+use super::plan::{Plan, Step, Sync};
+
+/// The report socket of an init that waits for Start, and the rest of its plan for error messages.
+pub struct Gate {
+    socket: OwnedFd,
+    progress: Progress,
+    plan: Plan,
+    /// How many steps are done and forgotten.
+    done: usize,
+}
+
+impl Gate {
+    /// Keeps what is still to be done. The rest goes, and with it our copies of the process's descriptors: a stream
+    /// ends when the process's own ends are closed.
+    pub fn new(socket: OwnedFd, progress: Progress, mut plan: Plan) -> Self {
+        let ready = |step: &Step| matches!(step, Step::Sync(Sync::Ready));
+        let done = plan.steps.iter().position(ready).unwrap_or(0);
+        let steps = plan.steps.split_off(done);
+        Self { socket, progress, plan: Plan { steps, ..Plan::default() }, done }
+    }
+
+    /// Lets init go and waits until its program runs; `listens` gives a seccomp listener to its agent.
+    pub fn open(self, listens: impl Fn(i32) -> Result<(), Error>) -> Result<(), Error> {
+        let go = || child::go(self.socket.as_fd()).doing(|| "telling init to start".into());
+        go()?;
+        loop {
+            let received = child::receive(self.socket.as_fd(), self.progress);
+            let message = match received.doing(|| "reading init's report".into())?.0 {
+                Message::Closed => return Ok(()),
+                Message::Listener(number) => {
+                    listens(number)?;
+                    go()?;
+                    continue;
+                }
+                Message::Failed { step, call, errno, note } => {
+                    Message::Failed { step: step.saturating_sub(self.done), call, errno, note }
+                }
+                Message::Late { step, limit } => {
+                    Message::Late { step: step.saturating_sub(self.done), limit }
+                }
+                message => message,
+            };
+            return Err(failure(&self.plan, &message));
+        }
+    }
+}

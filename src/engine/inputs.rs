@@ -1,0 +1,142 @@
+//! What the plan of an init needs of the host, looked up and opened beforehand.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use oci_spec::runtime::{Linux, LinuxNamespaceType as Kind, LinuxPersonalityDomain};
+
+use super::cgroup::{Cgroup, Dir};
+use super::create::CreateRequest;
+use super::detached::Opener;
+use super::error::{Doing, Error};
+use super::for_exec::ForExec;
+use super::plan::init::{Inputs, Joined};
+use super::plan::{CgroupView, Fd, Given, HostMounts, SecurityModules, init, no_selinux};
+use super::{passwd, rootless, seccomp};
+use crate::sys::fs;
+
+/// What the identity part of the plan needs from the host.
+pub fn given(
+    request: &CreateRequest,
+    rootfs: &Path,
+    filter: Option<Arc<seccomp::Filter>>,
+) -> Result<Given, Error> {
+    let spec = &request.spec;
+    let uid = spec.process().as_ref().map_or(0, |p| p.user().uid());
+    let personality = spec.linux().as_ref().and_then(|l| l.personality().as_ref()).map(|p| p.domain());
+    Ok(Given {
+        personality: personality.map(persona),
+        memory_policy: spec.linux().as_ref().and_then(|l| l.memory_policy().clone()),
+        proc: host_proc()?,
+        filter,
+        late_birth: false,
+        setup_within: request.setup_within,
+        gate: true,
+        home: passwd::home(rootfs, uid),
+        modules: SecurityModules {
+            apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|yes| yes == b"Y\n"),
+            selinux: Path::new("/sys/fs/selinux").exists(),
+        },
+    })
+}
+
+/// personality(2): `PER_LINUX` or `PER_LINUX32`.
+fn persona(domain: LinuxPersonalityDomain) -> u64 {
+    match domain {
+        LinuxPersonalityDomain::PerLinux => 0,
+        LinuxPersonalityDomain::PerLinux32 => 8,
+    }
+}
+
+/// The shim's procfs, recognised by its magic and its root's inode number (CVE-2019-16884).
+pub fn host_proc() -> Result<Fd, Error> {
+    const PROC_ROOT_INO: u64 = 1;
+    let doing = || "opening /proc".to_string();
+    let proc = fs::openat(fs::CWD, c"/proc", libc::O_PATH | libc::O_DIRECTORY, 0).doing(doing)?;
+    let genuine = fs::fstatfs_magic(proc.as_fd()).doing(doing)? == fs::PROC_SUPER_MAGIC
+        && fs::fstat(proc.as_fd()).doing(doing)?.st_ino == PROC_ROOT_INO;
+    if !genuine {
+        return Err(Error::doing(doing(), "it is not the root of a procfs; mount one there"));
+    }
+    Ok(Arc::new(proc))
+}
+
+pub fn inputs(
+    request: &CreateRequest,
+    linux: &Linux,
+    cgroup: &Cgroup,
+    rootfs: PathBuf,
+    given: Given,
+) -> Result<(Inputs, ForExec), Error> {
+    let joined = open_namespaces(linux)?;
+    let join = cgroup.join()?;
+    let for_exec = ForExec::new(&request.spec, linux, &given, request.no_new_keyring.then_some(()), &joined);
+    let mut host = HostMounts {
+        bundle: request.bundle.clone(),
+        cgroups: cgroup_views(cgroup, linux, &joined),
+        detached: HashMap::new(),
+        label: mount_label(linux, given.modules)?,
+    };
+    let mounts = request.spec.mounts().as_deref().unwrap_or_default();
+    host.detached = Opener::new(linux, &joined).open(mounts, &host)?;
+    let inputs = Inputs {
+        id: request.id.clone(),
+        rootfs,
+        host,
+        given,
+        stdio: request.stdio.clone(),
+        joined,
+        tasks: join.tasks.into_iter().map(Arc::new).collect(),
+        cgroup: join.into.map(Arc::new),
+        no_pivot_root: request.no_pivot_root,
+        no_new_keyring: request.no_new_keyring,
+        rootless: rootless::is_rootless(),
+        kcore: Path::new("/proc/kcore").exists(),
+    };
+    Ok((inputs, for_exec))
+}
+
+fn mount_label(linux: &Linux, modules: SecurityModules) -> Result<Option<String>, Error> {
+    let label = linux.mount_label().clone().filter(|label| !label.is_empty());
+    match label {
+        Some(label) if !modules.selinux => Err(no_selinux("linux.mountLabel", &label)),
+        label => Ok(label),
+    }
+}
+
+pub fn open_namespaces(linux: &Linux) -> Result<Vec<Joined>, Error> {
+    let all = linux.namespaces().iter().flatten();
+    let by_path =
+        all.filter_map(|ns| Some((ns.typ(), ns.path().as_ref().filter(|p| !p.as_os_str().is_empty())?)));
+    by_path
+        .map(|(kind, path)| {
+            let name = super::plan::c_string(path.as_os_str().as_encoded_bytes())?;
+            let what = || format!("opening the {} namespace {}", init::name(kind), path.display());
+            let fd = fs::openat(fs::CWD, &name, libc::O_RDONLY, 0).doing(what)?;
+            Ok(Joined { kind, path: path.clone(), fd: Arc::new(fd) })
+        })
+        .collect()
+}
+
+/// What a cgroup mount in the container shows: on v1 each hierarchy from the container's own cgroup down, on v2 what
+/// its cgroup namespace sees.
+fn cgroup_views(cgroup: &Cgroup, linux: &Linux, joined: &[Joined]) -> Vec<CgroupView> {
+    let v1 = |dir: &Dir| CgroupView {
+        name: dir.controllers.join(",").trim_start_matches("name=").into(),
+        path: dir.dir.clone(),
+        links: if dir.controllers.len() > 1 { dir.controllers.clone() } else { Vec::new() },
+    };
+    let ([], Some(unified)) = (cgroup.v1(), cgroup.unified()) else {
+        return cgroup.v1().iter().map(v1).collect();
+    };
+    let has_own = linux.namespaces().iter().flatten().any(|ns| ns.typ() == Kind::Cgroup);
+    let path = match joined.iter().any(|ns| ns.kind == Kind::Cgroup) {
+        true => PathBuf::new(),
+        false if has_own => unified.dir.clone(),
+        // COMPAT: without a cgroup namespace runc shows the host's whole tree.
+        false => unified.mount.clone(),
+    };
+    vec![CgroupView { path, ..CgroupView::default() }]
+}
