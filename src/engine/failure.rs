@@ -40,7 +40,7 @@ fn remedy(step: &Step, errno: i32) -> String {
         (Step::Mount(_), libc::ENOTDIR) => "are you trying to mount a directory onto a file (or vice-versa)?",
         (Step::Mount(_), libc::ELOOP) => "a symbolic link is in the way of the target",
         (Step::Root { .. }, libc::ENOENT | libc::ENOTDIR) => "root.path must be a directory",
-        (Step::Cwd(_), libc::ENOENT) => "the working directory does not exist in the container",
+        (Step::Cwd { .. }, libc::ENOENT) => "the working directory does not exist in the container",
         (Step::Rlimit { .. }, libc::EPERM) => "raising a hard limit needs CAP_SYS_RESOURCE",
         (Step::OomScoreAdj { .. }, libc::EACCES) => "lowering it needs CAP_SYS_RESOURCE",
         (Step::Sysctl { .. }, libc::ENOENT) => "this kernel has no such sysctl in the container's namespaces",

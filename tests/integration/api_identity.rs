@@ -261,3 +261,18 @@ fn specs_of_every_version_of_the_first_generation_are_accepted() {
         }
     }
 }
+
+/// "cwd: is the working directory that will be set for the executable."
+#[test]
+fn the_working_directory_may_be_one_that_the_user_may_not_enter() {
+    needs_containers!();
+    let text = output("pwd; cd . 2>/dev/null || echo closed", |bundle, _| {
+        let closed =
+            json!({"destination": "/closed", "type": "tmpfs", "source": "tmpfs", "options": ["mode=0700"]});
+        bundle.push("/mounts", closed);
+        bundle.set("/process/user", json!({"uid": 1000, "gid": 1000}));
+        bundle.set("/process/capabilities", json!({}));
+        bundle.set("/process/cwd", json!("/closed"));
+    });
+    assert_eq!(text, "/closed\nclosed\n");
+}

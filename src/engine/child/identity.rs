@@ -30,7 +30,7 @@ pub fn run(step: &Step, room: &mut Room) -> Outcome {
         Step::Bounding(keep) => bounding(*keep),
         Step::User { uid, gid, groups } => user(*uid, *gid, groups),
         Step::Capabilities { sets, ambient } => capabilities(*sets, *ambient),
-        Step::Cwd(path) => cwd(path),
+        Step::Cwd { path, early } => cwd(room, path, *early),
         Step::Lookup(program) => lookup(room, program),
         Step::MemoryPolicy { mode, nodes } => process::set_mempolicy(*mode, nodes.as_deref()),
         Step::Execve { program, argv, envp } => execve(room, program, argv, envp),
@@ -137,8 +137,15 @@ fn capabilities(sets: CapSets, ambient: u64) -> Outcome {
 }
 
 /// chdir, then the kernel's own answer to "where am I" must be inside the root (CVE-2024-21626).
-fn cwd(path: &CStr) -> Outcome {
-    fs::chdir(path)?;
+fn cwd(room: &mut Room, path: &CStr, early: bool) -> Outcome {
+    if room.arrived {
+        return Ok(());
+    }
+    match fs::chdir(path) {
+        Err(e) if early && matches!(e.errno, libc::EACCES | libc::EPERM) => return Ok(()),
+        r => r?,
+    }
+    room.arrived = true;
     let mut buf = [0; libc::PATH_MAX as usize];
     match fs::getcwd(&mut buf)? {
         [b'/', ..] => Ok(()),

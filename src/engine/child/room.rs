@@ -16,6 +16,8 @@ pub struct Room {
     pub null: Option<OwnedFd>,
     /// The terminal's master, until it is sent to the shim.
     pub terminal: Option<OwnedFd>,
+    /// The working directory is the process's.
+    pub arrived: bool,
     /// Index of the program found among the candidates.
     pub program: usize,
     note: [u8; NOTE],
@@ -24,7 +26,16 @@ pub struct Room {
 
 impl Room {
     pub fn new() -> Self {
-        Self { root: None, mask: None, null: None, terminal: None, program: 0, note: [0; NOTE], noted: 0 }
+        Self {
+            root: None,
+            mask: None,
+            null: None,
+            terminal: None,
+            arrived: false,
+            program: 0,
+            note: [0; NOTE],
+            noted: 0,
+        }
     }
 
     pub fn set_root(&mut self, root: OwnedFd) {

@@ -109,13 +109,17 @@ pub fn append(plan: &mut Plan, process: &Process, given: &Given) -> Result<(), E
         steps.push(Step::NoNewPrivs);
     }
     steps.push(Step::Bounding(wanted.bounding));
+    // COMPAT: a directory that the user may not enter is one to start in all the same, as in runc.
+    let path = c_string(process.cwd().as_os_str().as_encoded_bytes())?;
+    steps.push(Step::Cwd { path: path.clone(), early: true });
     steps.push(user(process.user()));
     steps.push(Step::Capabilities {
         sets: if late_caps { with_admin(wanted.sets) } else { wanted.sets },
         ambient: wanted.ambient,
     });
-    // ORDER: chdir and look-up as the user, with its capabilities: what it may not see it may not start.
-    steps.push(Step::Cwd(c_string(process.cwd().as_os_str().as_encoded_bytes())?));
+    // The user may be let in where root is not (NFS).
+    steps.push(Step::Cwd { path, early: false });
+    // ORDER: look-up as the user, with its capabilities: what it may not see it may not start.
     steps.push(Step::Lookup(program.clone()));
     steps.push(Step::CloseDescriptors);
     if given.late_birth {

@@ -183,7 +183,11 @@ pub enum Step {
         sets: CapSets,
         ambient: u64,
     },
-    Cwd(CString),
+    /// The working directory. Tried `early` first, with the rights of the set-up.
+    Cwd {
+        path: CString,
+        early: bool,
+    },
     /// Find the program among the candidates; execve takes the one found.
     Lookup(Arc<Program>),
     /// Closes everything from descriptor 3 up but the report socket and a terminal's master, which `Ready` takes along.

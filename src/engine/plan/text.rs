@@ -105,7 +105,14 @@ impl Step {
                 "capabilities effective {:#x} permitted {:#x} inheritable {:#x} ambient {ambient:#x}",
                 sets.effective, sets.permitted, sets.inheritable
             ),
-            Self::Cwd(path) => write!(f, "process.cwd {}", path.to_string_lossy()),
+            Self::Cwd { path, early } => {
+                write!(
+                    f,
+                    "process.cwd {}{}",
+                    path.to_string_lossy(),
+                    if *early { "" } else { " as the user" }
+                )
+            }
             Self::Lookup(program) => write!(f, "find {:?}", program.name),
             Self::CloseDescriptors => f.write_str("close all descriptors but stdio"),
             Self::Seccomp(filter) => write!(f, "seccomp filter of {} instructions", filter.program.len()),
