@@ -11,7 +11,7 @@ seconds=${FUZZ_SECONDS:-600}
 triple=$(rustc -vV | sed -n 's/^host: //p')
 # What cargo-fuzz passes to a nightly compiler, the stable one takes too: LLVM's coverage pass is no sanitizer.
 sancov=(-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters
-    -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1)
+    -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=16)
 RUSTFLAGS="${RUSTFLAGS:-} ${sancov[*]}" cargo build --locked --manifest-path tests/fuzz/Cargo.toml --target "$triple" \
     --target-dir "$target/fuzz-build" >&2
 program=$target/fuzz-build/$triple/debug/fuzz

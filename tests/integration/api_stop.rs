@@ -79,6 +79,39 @@ fn exit_status_seen_by_a_stopped_shim_is_what_delete_tells() {
     assert_eq!(host.delete(&shim.bundle).exit_status, 4);
 }
 
+/// A state file that outlived a reboot: pid and cgroup it names are somebody else's by now, its mounts may be there again.
+#[test]
+fn delete_after_a_reboot_touches_no_process_and_no_cgroup_but_unmounts_and_tells_the_recorded_status() {
+    needs_containers!();
+    needs!(ours(), "the state file is this shim's");
+    let host = Host::new();
+    let shim = ready(&host, host.bundle("a", STUBBORN));
+    let bundle = &shim.bundle;
+    let pid = shim.state("").expect("State").pid as i32;
+    shim.crash();
+    let file = bundle.folder.join("myshim.json");
+    let written = std::fs::read(&file).expect("read the state");
+    let mut state: serde_json::Value = serde_json::from_slice(&written).expect("JSON");
+    assert_eq!(state["pid"], pid);
+    state["boot_id"] = json!("3c0e39f4-6c5c-4b0f-9f6c-6d1f9f1ab5c2");
+    state["exit"] = json!({"status": 7, "at": 1_000_000_000_u64});
+    std::fs::write(&file, state.to_string()).expect("write the state");
+    let (cgroups, mounts) = (leak::cgroups(bundle.cgroup()), leak::mounts_below(&bundle.folder));
+    assert!(!cgroups.is_empty() && !mounts.is_empty(), "{cgroups:?}, {mounts:?}");
+
+    let answer = host.delete(bundle);
+    assert_eq!((answer.pid as i32, answer.exit_status, answer.exited_at.seconds), (pid, 7, 1));
+    assert!(leak::alive(pid), "the process that has the pid now was killed");
+    assert_eq!(leak::cgroups(bundle.cgroup()), cgroups);
+    assert_eq!(leak::mounts_below(&bundle.folder), Vec::<String>::new());
+
+    // The boot id alone made the difference.
+    std::fs::write(&file, written).expect("write the state back");
+    assert_eq!(host.delete(bundle).exit_status, 137);
+    assert!(!leak::alive(pid));
+    shim.assert_nothing_left();
+}
+
 #[test]
 fn stop_signal_of_the_annotation_is_the_one_that_is_sent() {
     needs_containers!();
