@@ -357,7 +357,8 @@ fn soak_execs_leave_no_memory_and_no_descriptor_in_the_shim() {
         "soak: {execs} execs in one container: private memory {} -> {} KiB, descriptors {} -> {}",
         before.0, after.0, before.1, after.1
     );
-    assert!(after.0 <= before.0 + 128, "memory grows: {before:?} to {after:?}");
+    // What the allocator keeps differs by a hundred KiB from shim to shim, after 3000 execs as after 9000.
+    assert!(after.0 <= before.0 + 256, "memory grows: {before:?} to {after:?}");
     assert!(after.1 <= before.1 + 2, "descriptors grow: {before:?} to {after:?}");
     let started = host.events.names().iter().filter(|name| name.starts_with("exit/")).count();
     eventually("all exits", SOON, || {

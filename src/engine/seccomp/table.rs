@@ -94,7 +94,7 @@ pub fn multiplexed(name: &str) -> Option<(&'static str, u32)> {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub fn number(arch: Arch, name: &str) -> Option<u32> {
     find(name)?.number(arch)
 }
