@@ -190,10 +190,16 @@ impl Container {
     /// # Errors
     /// When the cgroup cannot be read, or a living process not be signalled.
     pub fn signal_all(&self, signal: i32) -> Result<(), Error> {
+        // Init by itself: a rootless container may have no cgroup.
+        match self.init.signal(signal) {
+            Err(Error::Gone(_)) => {}
+            sent => sent?,
+        }
         if signal == libc::SIGKILL {
             return Ok(self.cgroup.kill(KILL_WITHIN)?);
         }
-        self.cgroup.pids()?.into_iter().try_for_each(|pid| match process::kill(pid, signal) {
+        let mut others = self.cgroup.pids()?.into_iter().filter(|pid| *pid != self.init.pid);
+        others.try_for_each(|pid| match process::kill(pid, signal) {
             Err(e) if !e.is(libc::ESRCH) => {
                 Err(Error::doing(format!("sending signal {signal} to process {pid}"), e))
             }

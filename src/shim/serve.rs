@@ -39,15 +39,11 @@ const V3: &str = "containerd.task.v3.Task";
 pub struct ServeArgs {
     pub listener: OwnedFd,
     pub namespace: String,
-    pub id: String,
     pub bundle: PathBuf,
-    pub grpc_address: String,
     pub ttrpc_address: String,
     pub socket_path: PathBuf,
-    pub level: ::log::LevelFilter,
     /// As resolved for `start`; `Create` may bring its own.
     pub options: Options,
-    pub group: String,
 }
 
 /// Serves until the last container is gone, SIGTERM, or nobody ever came.

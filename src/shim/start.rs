@@ -96,7 +96,7 @@ pub fn run(args: &Args) -> Result<ExitCode, StartError> {
     match forked.inspect_err(|_| placed.undo())? {
         None => {
             undo.keep();
-            Ok(become_shim(listener, request, bundle, path, group, resolved))
+            Ok(become_shim(listener, request, bundle, path, resolved))
         }
         Some(pid) => {
             // A shim whose address nobody got would wait for its first call in vain.
@@ -115,7 +115,6 @@ fn become_shim(
     request: Request,
     bundle: PathBuf,
     socket_path: PathBuf,
-    group: String,
     resolved: Resolved,
 ) -> ExitCode {
     let detached = daemon::detach(listener);
@@ -137,14 +136,10 @@ fn become_shim(
     super::serve::run(ServeArgs {
         listener,
         namespace: request.namespace,
-        id: request.id,
         bundle,
-        grpc_address: request.grpc_address,
         ttrpc_address: request.ttrpc_address,
         socket_path,
-        level: request.level,
         options: resolved.options,
-        group,
     })
 }
 

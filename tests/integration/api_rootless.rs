@@ -138,7 +138,7 @@ fn inside_without_cgroup() {
     shim.run();
     assert_eq!(exec_output(&shim, "echo again; exit 0", |_| ()), "again\n");
     assert_eq!(shim.pids().expect("Pids").len(), 1);
-    shim.kill("", libc::SIGKILL).expect("Kill");
+    shim.kill_all(libc::SIGKILL).expect("Kill");
     assert_eq!(shim.wait("").expect("Wait"), 137);
     shim.delete("").expect("Delete");
 }
