@@ -5,7 +5,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, ErrorKind};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -30,6 +30,10 @@ pub enum SocketError {
     #[error("{doing} {path}: {source}")]
     Call { doing: &'static str, path: PathBuf, source: io::Error },
 }
+
+/// A living shim waits for its caller's first word. Where a connection ends within so many milliseconds instead, there was
+/// only the backlog of a shim that has been killed and not yet closed its descriptors.
+const HANGS_UP: i32 = 100;
 
 /// What [`claim`] found.
 #[derive(Debug)]
@@ -107,12 +111,16 @@ pub fn remove_stale(path: &Path) -> Result<(), SocketError> {
         return Ok(());
     }
     let _turn = lock(path.parent().unwrap_or(Path::new("/")))?;
-    match sys::socket::connect_unix(path.as_os_str().as_encoded_bytes(), sys::socket::PATIENCE) {
-        Err(e) if e.is(libc::ECONNREFUSED) => {
-            std::fs::remove_file(path).map_err(failed("remove the stale socket", path))
+    loop {
+        match sys::socket::connect_unix(path.as_os_str().as_encoded_bytes(), sys::socket::PATIENCE) {
+            Err(e) if e.is(libc::ECONNREFUSED) => {
+                return std::fs::remove_file(path).map_err(failed("remove the stale socket", path));
+            }
+            // Somebody's who is dying at this very moment.
+            Ok(peer) if sys::process::poll_in(peer.as_fd(), HANGS_UP).unwrap_or(false) => {}
+            // A living shim's of the same group, or gone already.
+            _ => return Ok(()),
         }
-        // A living shim's of the same group, or gone already.
-        _ => Ok(()),
     }
 }
 
@@ -200,6 +208,22 @@ mod tests {
         assert!(matches!(claim(&path).unwrap(), Claim::Ours(_)));
         bound.release();
         assert!(path.exists(), "this is the next shim's");
+    }
+
+    #[test]
+    fn a_socket_whose_shim_is_dying_is_removed_and_a_living_ones_is_not() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("x");
+        let listener = UnixListener::bind(&path).unwrap();
+        remove_stale(&path).unwrap();
+        assert!(path.exists());
+        let dying = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            drop(listener);
+        });
+        remove_stale(&path).unwrap();
+        dying.join().unwrap();
+        assert!(!path.exists());
     }
 
     #[test]
