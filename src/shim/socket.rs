@@ -33,7 +33,7 @@ pub enum SocketError {
 
 /// A living shim waits for its caller's first word. Where a connection ends within so many milliseconds instead, there was
 /// only the backlog of a shim that has been killed and not yet closed its descriptors.
-const HANGS_UP: i32 = 100;
+const HANGS_UP: i32 = 300;
 
 /// What [`claim`] found.
 #[derive(Debug)]
