@@ -257,9 +257,15 @@ impl Tasks {
         signal: i32,
         all: bool,
     ) -> ttrpc::Result<()> {
+        let sent = self.send(task, process, signal, all).await;
         if signal == libc::SIGKILL && process.is_init() {
+            // ORDER: behind the signal: a hook that ends first fails Start, and Start's own SIGKILL would be quicker.
             task.container.end_hooks();
         }
+        sent
+    }
+
+    async fn send(&self, task: &Arc<Task>, process: &Process, signal: i32, all: bool) -> ttrpc::Result<()> {
         if all && process.is_init() {
             let container = task.container.clone();
             return blocking(move || container.signal_all(signal)).await?.map_err(refuse);
