@@ -122,7 +122,7 @@ fn nowhere(bundle: &mut Bundle) {
 }
 
 #[test]
-#[ignore = "the inner half of a test"]
+#[ignore = "#3: the inner half of a test, which runs it as root of a user namespace"]
 fn inside_without_cgroup() {
     let script =
         "id -u; echo x >/dev/null && ls -l /dev/null | cut -c1-10; cut -d: -f1 /proc/self/uid_map | wc -l";
@@ -151,7 +151,7 @@ fn limit_without_permission_is_refused_in_words() {
 }
 
 #[test]
-#[ignore = "the inner half of a test"]
+#[ignore = "#3: the inner half of a test, which runs it as root of a user namespace"]
 fn inside_with_limit_but_without_cgroup() {
     let host = Host::new();
     let mut bundle = host.bundle("a", "true");
@@ -178,7 +178,7 @@ fn delegated_subtree_takes_limits() {
 }
 
 #[test]
-#[ignore = "the inner half of a test"]
+#[ignore = "#3: the inner half of a test, which runs it as root of a user namespace"]
 fn inside_delegated() {
     let delegated = std::env::var(DELEGATED).expect("a delegated cgroup");
     let path = format!("/{delegated}/box");
@@ -246,7 +246,7 @@ fn users_systemd_makes_the_scope() {
 }
 
 #[test]
-#[ignore = "the inner half of a test"]
+#[ignore = "#3: the inner half of a test, which runs it as root of a user namespace"]
 fn inside_with_users_systemd() {
     lives_within_limits(":mst:box");
 }
