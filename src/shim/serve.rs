@@ -15,9 +15,9 @@ use super::peers::Peers;
 use super::publisher::Journal;
 use super::service::Service;
 use super::socket::Bound;
-use super::supervisor::register;
 use super::tasks::Tasks;
 use super::{reaper, stop};
+use crate::stdio::register;
 use crate::sys;
 use crate::sys::fault::fault;
 

@@ -1,12 +1,11 @@
 //! Watches processes by pidfd and carries their ends through: last words out, counters read, status recorded, exit
 //! told. Nothing polls: a pidfd becomes readable when its process ends.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use super::process::{Exit, Process, Status};
 use super::proto::events::TaskExit;
@@ -14,21 +13,13 @@ use super::publisher::Journal;
 use super::task::Task;
 use super::workers::blocking;
 use crate::engine;
+use crate::stdio::register;
 use crate::sys::fault::fault;
 
 /// What a process wrote before its end is moved out within this; a FIFO nobody reads cannot hold the exit longer.
 const DRAIN: Duration = Duration::from_secs(2);
 /// Init's exit waits this long for the starts, and then for the exits, of its exec'd processes.
 const OTHERS: Duration = Duration::from_secs(5);
-
-/// An owned descriptor on the runtime's epoll.
-#[expect(
-    deprecated,
-    reason = "the successor is unsafe; an owned descriptor stays open as long as it is registered"
-)]
-pub fn register<F: AsRawFd>(file: F, interest: Interest) -> std::io::Result<AsyncFd<F>> {
-    AsyncFd::with_interest(file, interest)
-}
 
 /// Follows `process` to its end.
 pub fn watch(task: Arc<Task>, process: Arc<Process>, journal: Journal) {

@@ -25,6 +25,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 pub use io::{Io, open};
+pub use target::register;
 
 use crate::sys;
 

@@ -22,11 +22,11 @@ pub(super) fn watch(file: File, interest: Interest) -> Result<Watched, Error> {
 }
 
 /// Registers an owned descriptor with the runtime. To be called in it.
-///
-/// tokio deprecates the safe constructor because a type that only lends its descriptor would be unsound in it. `OwnedFd` and
-/// those made of it are not, and the unsafe replacement would put unsafe outside `sys`.
-#[allow(deprecated)]
-pub(super) fn register<T: AsRawFd + Into<OwnedFd>>(fd: T, interest: Interest) -> std::io::Result<AsyncFd<T>> {
+#[expect(
+    deprecated,
+    reason = "the successor is unsafe; a descriptor that is owned or shared stays open as long as it is registered"
+)]
+pub fn register<T: AsRawFd>(fd: T, interest: Interest) -> std::io::Result<AsyncFd<T>> {
     AsyncFd::with_interest(fd, interest)
 }
 
