@@ -58,22 +58,25 @@ impl Tasks {
                 return Err(refuse(e));
             }
         };
-        let task = self.adopt_task(&request, bundle, created, streams, io, options)?;
+        let task = self.adopt_task(&request, bundle, created, streams, io, options).await?;
         Ok(Reply::Pid(task.init.pid()))
     }
 
-    fn adopt_task(
+    async fn adopt_task(
         &self,
         request: &CreateTaskRequest,
         bundle: PathBuf,
-        created: Created,
+        mut created: Created,
         streams: stdio::Request,
         io: stdio::Io,
         options: Options,
     ) -> ttrpc::Result<Arc<Task>> {
         created.warnings.iter().for_each(|warning| log::warn!("container {}: {warning}", request.id));
-        if let Some(master) = created.terminal {
-            io.attach_terminal(master).map_err(error::internal)?;
+        if let Some(master) = created.terminal.take()
+            && let Err(e) = io.attach_terminal(master)
+        {
+            undo(created).await;
+            return Err(error::internal(e));
         }
         let init = Arc::new(Process::new("", streams));
         init.attach(created.container.init.clone());
@@ -108,6 +111,14 @@ impl Tasks {
             namespace: self.namespace.clone(),
             owner: owner_of(owner, options),
         }
+    }
+}
+
+/// Takes a container away that nobody has been told of.
+async fn undo(created: Created) {
+    let deleted = blocking(move || created.container.delete()).await;
+    if let Ok(Err(e)) = deleted {
+        log::error!("taking a container away that could not be created: {e}");
     }
 }
 

@@ -4,6 +4,7 @@
 //! of their own, and `kill` needs none of the locks that the rest takes.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
@@ -227,7 +228,11 @@ impl Tasks {
                 return Err(if matches!(e, engine::Error::Gone(_)) { not_running() } else { refuse(e) });
             }
         };
-        self.adopt(&process, executed)?;
+        if let Err(e) = adopt(&process, &executed.process, executed.terminal) {
+            let _ = executed.process.signal(libc::SIGKILL);
+            close(&process, Duration::ZERO).await;
+            return Err(e);
+        }
         let _ = fault!("Exec: runs");
         *exec.spec.lock().unwrap_or_else(|e| e.into_inner()) = None;
         let mut event = TaskExecStarted::new();
@@ -238,15 +243,6 @@ impl Tasks {
         supervisor::watch(task.clone(), process.clone(), self.journal.clone());
         let _ = fault!("Exec: told");
         Ok(Reply::Pid(process.pid()))
-    }
-
-    fn adopt(&self, process: &Process, executed: engine::Executed) -> ttrpc::Result<()> {
-        if let (Some(master), Some(io)) = (executed.terminal, process.io()) {
-            io.attach_terminal(master).map_err(error::internal)?;
-        }
-        process.attach(executed.process);
-        process.set_running();
-        Ok(())
     }
 
     /// Kill of one process, or of all. Takes no lock that anything slow holds.
@@ -385,6 +381,19 @@ impl Tasks {
         let _ = fault!("Delete: exec gone");
         Ok(Reply::Deleted { pid: process.pid(), exit: process.exit() })
     }
+}
+
+/// Takes over a process that runs already.
+///
+/// # Errors
+/// When its terminal cannot be watched; nobody knows the process then.
+fn adopt(process: &Process, kernel: &engine::Process, terminal: Option<OwnedFd>) -> ttrpc::Result<()> {
+    if let (Some(master), Some(io)) = (terminal, process.io()) {
+        io.attach_terminal(master).map_err(error::internal)?;
+    }
+    process.attach(kernel.clone());
+    process.set_running();
+    Ok(())
 }
 
 async fn close(process: &Process, grace: Duration) {
