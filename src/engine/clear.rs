@@ -36,6 +36,7 @@ pub fn bury(state: &State, bundle: &Path) -> Result<(), Error> {
 pub fn clear(state: &State) -> Result<(), Error> {
     let mut outcome = Ok(());
     let mut keep = |result: Result<(), Error>| outcome = std::mem::replace(&mut outcome, Ok(())).and(result);
+    // A reboot takes processes and groups with it, and what has their names then is somebody else's.
     if state.is_of_this_boot() {
         keep(kill_init(state));
         // One that turned out to be somebody else's stays.
@@ -45,9 +46,6 @@ pub fn clear(state: &State) -> Result<(), Error> {
             keep(cgroup.remove(REMOVE_WITHIN).map_err(Error::from));
             keep(fault!("Delete: cgroups gone").map_err(Error::from));
         }
-    }
-    // A reboot takes the groups with it, and what has their names then is somebody else's.
-    if state.is_of_this_boot() {
         keep(state.resctrl.remove());
     }
     if let Some(rootfs) = &state.rootfs {

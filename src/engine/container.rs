@@ -54,6 +54,13 @@ impl Process {
         process::poll_in(self.pidfd.as_fd(), 0).unwrap_or(false)
     }
 
+    /// Its report socket has closed: did it die instead of executing its program? `at_execve`: it came to that step.
+    ///
+    /// KERNEL: execve(2) takes the flag away before it closes the socket; a death closes the socket first.
+    pub(super) fn died_early(&self, at_execve: bool) -> bool {
+        (!at_execve || self.peek().is_some()) && !executed(self.pid)
+    }
+
     /// Reaps it if it has ended.
     pub fn reap(&self) -> Option<process::Exit> {
         process::waitid(self.pidfd.as_fd(), libc::WEXITED | libc::WNOHANG).ok().flatten()
@@ -75,7 +82,7 @@ pub struct Container {
     pub(super) state: Mutex<State>,
 }
 
-/// Did the process, dead and not yet reaped, come to execute its program? `PF_FORKNOEXEC` of proc_pid_stat(5) tells.
+/// Did the process, which is not reaped yet, come to execute its program? `PF_FORKNOEXEC` of proc_pid_stat(5) tells.
 fn executed(pid: i32) -> bool {
     const PF_FORKNOEXEC: u64 = 0x40;
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -91,17 +98,17 @@ impl Container {
     pub fn start(&self) -> Result<(), Error> {
         let gate = self.gate.lock().unwrap_or_else(|e| e.into_inner()).take();
         let gate = gate.ok_or_else(|| Error::Gone("the container has been started already".into()))?;
+        let limit = gate.memory_limit;
         let init = Some(&self.init.pidfd);
         let hooks = self.hooks.as_ref().and_then(|hooks| hooks.start_container().as_deref());
         let hooks = hooks.unwrap_or_default();
         hooks::run("startContainer", hooks, &self.document("created"), Place::Container(self), init)?;
         fault!("Start: hooks ran")?;
         let listens = |number| self.listens(&self.init, number, "created");
-        gate.open(listens).inspect_err(|_| drop(self.init.signal(libc::SIGKILL)))?;
-        if self.init.peek().is_some() && !executed(self.init.pid) {
-            let died = Error::Gone("the process died before its program ran".into());
-            return Err(explain_death(died, &self.cgroup));
-        }
+        gate.open(&self.init, listens).map_err(|e| {
+            let _ = self.init.signal(libc::SIGKILL);
+            explain_death(e, &self.cgroup, limit)
+        })?;
         let _ = fault!("Start: gate open");
         Ok(())
     }

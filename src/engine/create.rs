@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use oci_spec::runtime::{Linux, LinuxNamespaceType as Kind, Spec};
+use oci_spec::runtime::{Linux, LinuxMemory, LinuxNamespaceType as Kind, LinuxResources, Spec};
 
 use super::abort::{Abort, Leftover};
-use super::cgroup::{Cgroup, Host, OomWatch};
+use super::cgroup::{Cgroup, Host, OomWatch, Seat};
 use super::child::{self, Born, Message};
 use super::container::{Container, Process};
 use super::error::{Doing, Error};
@@ -80,47 +80,17 @@ fn attempt(mut request: CreateRequest, state: &mut State) -> Result<Created, Err
     }
     let nothing = Linux::default();
     let linux = request.spec.linux().as_ref().unwrap_or(&nothing);
-    let host = Host::get()?;
-    let mut cgroup =
-        Cgroup::locate(linux.cgroups_path().as_deref(), &request.id, host, request.systemd_cgroup)?;
-    let rootfs = root_path(&request)?;
-    cgroup.refuse_in_use()?;
-    // ORDER: the state names mounts and cgroup before they exist.
-    state.rootfs = Some(request.bundle.join("rootfs")).filter(|_| !request.rootfs.is_empty());
-    let targets = request.rootfs.iter().map(|mount| mount.target.clone());
-    state.rootfs_targets = targets.filter(|target| !target.is_empty()).collect();
-    state.cgroup = Some(cgroup.clone());
-    state.owns_cgroup = true;
-    state.save(&request.bundle)?;
-    fault!("create: state noted")?;
-    rootfs::mount_all(&request.rootfs, &request.bundle.join("rootfs"))?;
-    fault!("create: rootfs mounted")?;
     // Without any resources the device rules that every container has still hold.
     let resources = linux.resources().clone().unwrap_or_default();
-    let annotations = request.spec.annotations().clone().unwrap_or_default();
-    let devices = rootless::device_policy();
-    // Somebody who came in between keeps what he has.
-    let seat = match cgroup.occupy(&resources, &annotations, devices) {
-        Err(e) if rootless::goes_without_cgroup(linux, &e) => {
-            cgroup = Cgroup::none();
-            None
-        }
-        seat => seat.inspect_err(|e| state.owns_cgroup = !e.is_in_use())?,
-    };
-    fault!("create: cgroups made")?;
-    if let Some(rdt) = linux.intel_rdt() {
-        // ORDER: noted after it is made, for a group that was there before is not ours to remove.
-        let prepared = resctrl::prepare(rdt, &request.id, &mut state.resctrl);
-        state.save(&request.bundle)?;
-        prepared?;
-    }
-    let oom = cgroup.oom_watch().ok();
+    let rootfs = root_path(&request)?;
+    let (cgroup, seat) = place(&request, linux, &resources, state)?;
+    let oom = cgroup.oom_watch();
     let filter = linux.seccomp().as_ref().map(|profile| seccomp::compile(profile).map(Arc::new));
     let filter = filter.transpose().map_err(|e| Error::Spec(format!("linux.seccomp: {e}")))?;
     let given = given(&request, &rootfs, filter)?;
     let (mut inputs, for_exec) = inputs(&request, linux, &cgroup, rootfs, given)?;
     inputs.tasks.extend(state.resctrl.tasks()?.into_iter().map(Arc::new));
-    cgroup.apply_early(&resources, devices)?;
+    cgroup.apply_early(&resources, rootless::device_policy())?;
     fault!("create: limits set")?;
     let plan = Plan { limit: Some(request.setup_within), ..init::build(&request.spec, &inputs)? };
     let born = child::spawn(&plan)?;
@@ -132,31 +102,98 @@ fn attempt(mut request: CreateRequest, state: &mut State) -> Result<Created, Err
     state.save(&request.bundle)?;
     fault!("create: pid noted")?;
     net_devices(linux, &inputs.joined, &born)?;
-    let terminal = set_up(&request, &plan, &born, &for_exec, linux).map_err(|e| explain_death(e, &cgroup))?;
+    let ready = set_up(&request, &plan, &born, &for_exec, linux);
+    let terminal = ready.map_err(|e| explain_death(e, &cgroup, None))?;
     fault!("create: init ready")?;
-    // ORDER: memory limits after set-up: what set-up takes must not decide how small a container can be.
-    cgroup.apply_memory(&resources)?;
-    alive(&born).map_err(|e| explain_death(e, &cgroup))?;
+    let memory_limit = limit_memory(&cgroup, &resources, &born)?;
     state.created = true;
     state.save(&request.bundle)?;
     fault!("create: done")?;
-    let warnings = warnings(&request.spec);
+    let mut warnings = warnings(&request.spec);
+    let oom = oom.map_err(|e| warnings.push(format!("out-of-memory kills will not be told: {e}"))).ok();
+    let gate = Gate::new(born.socket, born.progress, plan, memory_limit);
+    let init = Process { pid: born.pid, pidfd: born.pidfd };
+    let container = container(request, init, gate, cgroup, for_exec, state.clone())?;
+    Ok(Created { container, terminal, oom, warnings })
+}
+
+/// Makes what a container lies in: its mounted rootfs, its cgroup and its resctrl group, each noted in the state first.
+fn place(
+    request: &CreateRequest,
+    linux: &Linux,
+    resources: &LinuxResources,
+    state: &mut State,
+) -> Result<(Cgroup, Option<Seat>), Error> {
+    let host = Host::get()?;
+    let path = linux.cgroups_path().as_deref();
+    let mut cgroup = Cgroup::locate(path, &request.id, host, request.systemd_cgroup)?;
+    cgroup.refuse_in_use()?;
+    // ORDER: the state names mounts and cgroup before they exist.
+    let rootfs = request.bundle.join("rootfs");
+    state.rootfs = Some(rootfs.clone()).filter(|_| !request.rootfs.is_empty());
+    let targets = request.rootfs.iter().map(|mount| mount.target.clone());
+    state.rootfs_targets = targets.filter(|target| !target.is_empty()).collect();
+    state.cgroup = Some(cgroup.clone());
+    state.owns_cgroup = true;
+    state.save(&request.bundle)?;
+    fault!("create: state noted")?;
+    rootfs::mount_all(&request.rootfs, &rootfs)?;
+    fault!("create: rootfs mounted")?;
+    let annotations = request.spec.annotations().clone().unwrap_or_default();
+    let seat = match cgroup.occupy(resources, &annotations, rootless::device_policy()) {
+        Err(e) if rootless::goes_without_cgroup(linux, &e) => {
+            cgroup = Cgroup::none();
+            None
+        }
+        // Somebody who came in between keeps what he has.
+        seat => seat.inspect_err(|e| state.owns_cgroup = !e.is_in_use())?,
+    };
+    fault!("create: cgroups made")?;
+    if let Some(rdt) = linux.intel_rdt() {
+        // ORDER: noted after it is made, for a group that was there before is not ours to remove.
+        let prepared = resctrl::prepare(rdt, &request.id, &mut state.resctrl);
+        state.save(&request.bundle)?;
+        prepared?;
+    }
+    Ok((cgroup, seat))
+}
+
+/// Sets the memory limits, and tells the one of `memory.limit`.
+///
+/// ORDER: after set-up: what set-up takes must not decide how small a container can be.
+fn limit_memory(cgroup: &Cgroup, resources: &LinuxResources, born: &Born) -> Result<Option<i64>, Error> {
+    let limited = cgroup.apply_memory(resources);
+    let limit = resources.memory().as_ref().and_then(LinuxMemory::limit);
+    // KERNEL: v2 kills what does not fit below a new limit; systemd then takes the scope away, and its files are missing.
+    alive(born).map_err(|e| explain_death(e, cgroup, limit))?;
+    limited?;
+    Ok(limit)
+}
+
+/// What is left of the request is a container.
+fn container(
+    request: CreateRequest,
+    init: Process,
+    gate: Gate,
+    cgroup: Cgroup,
+    for_exec: ForExec,
+    state: State,
+) -> Result<Container, Error> {
     let hooks = request.spec.hooks().clone();
     let poststart = hooks.as_ref().is_some_and(|hooks| hooks.poststart().is_some());
     let hooks_end = poststart.then(bpf::eventfd).transpose().doing(|| "making an eventfd".into())?;
-    let container = Container {
+    Ok(Container {
         id: request.id,
         bundle: request.bundle,
-        init: Process { pid: born.pid, pidfd: born.pidfd },
-        gate: Mutex::new(Some(Gate::new(born.socket, born.progress, plan))),
+        init,
+        gate: Mutex::new(Some(gate)),
         cgroup,
         hooks_end: hooks_end.map(Arc::new),
         hooks,
-        annotations,
+        annotations: request.spec.annotations().clone().unwrap_or_default(),
         for_exec,
-        state: Mutex::new(state.clone()),
-    };
-    Ok(Created { container, terminal, oom, warnings })
+        state: Mutex::new(state),
+    })
 }
 
 /// `root.path`, relative to the bundle.
@@ -234,7 +271,6 @@ fn run_hooks(request: &CreateRequest, born: &Born, for_exec: &ForExec) -> Result
     )
 }
 
-/// KERNEL: v2 kills what does not fit below a new memory limit.
 fn alive(born: &Born) -> Result<(), Error> {
     let ended = process::waitid(born.pidfd.as_fd(), libc::WEXITED | libc::WNOHANG | libc::WNOWAIT);
     match ended.doing(|| "looking after the process".into())? {

@@ -18,6 +18,12 @@ use super::rootless;
 use super::seccomp::Filter;
 use crate::sys::fault::fault;
 
+/// The socket has closed: did the child die before its program ran?
+fn died_early(plan: &Plan, born: &Born) -> bool {
+    let process = Process { pid: born.pid, pidfd: born.pidfd.clone() };
+    process.died_early(born.progress.step() + 1 == plan.steps.len())
+}
+
 /// A process to add.
 pub struct ExecRequest {
     pub process: spec::Process,
@@ -118,9 +124,7 @@ impl Container {
                     born.reborn(pidfd)?;
                     unborn = false;
                 }
-                (Message::Closed, _) if unborn => {
-                    return Err(Error::Gone("the process died during set-up".into()));
-                }
+                (Message::Closed, _) if unborn || died_early(plan, born) => return Err(self.untimely()),
                 (Message::Closed, _) => return Ok(terminal),
                 (Message::Reached(Sync::Ready), master) => {
                     terminal = master;
@@ -133,6 +137,14 @@ impl Container {
                 }
                 (message, _) => return Err(failure(plan, &message)),
             }
+        }
+    }
+
+    /// Why a process died during its set-up: with init, or alone.
+    fn untimely(&self) -> Error {
+        match self.init.has_ended() {
+            true => Error::Gone("the container's init process is gone".into()),
+            false => Error::doing("setting the process up", "it was killed; it may have found no memory"),
         }
     }
 

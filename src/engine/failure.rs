@@ -65,10 +65,15 @@ fn remedy(step: &Step, errno: i32) -> String {
     text.to_string()
 }
 
-/// A child that vanished without a word was killed, most often by its own memory limit.
-pub fn explain_death(error: Error, cgroup: &Cgroup) -> Error {
+/// A child that vanished without a word was killed, most often by its own memory limit: of `limit` bytes, if one is set.
+pub fn explain_death(error: Error, cgroup: &Cgroup, limit: Option<i64>) -> Error {
+    // systemd removes a scope as soon as it is empty, and what the kernel counted goes with it.
+    let guess = || {
+        let limit = limit.filter(|_| cgroup.is_gone())?;
+        Some(format!("its memory limit of {limit} bytes may be too small; raise it"))
+    };
     match error {
-        Error::Gone(text) => match cgroup.memory_verdict() {
+        Error::Gone(text) => match cgroup.memory_verdict().or_else(guess) {
             Some(verdict) => Error::Gone(format!("{text}: {verdict}")),
             None => Error::Gone(text),
         },

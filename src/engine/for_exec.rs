@@ -33,7 +33,7 @@ pub struct ForExec {
 }
 
 impl ForExec {
-    pub fn new(spec: &Spec, linux: &Linux, given: &Given, no_keyring: Option<()>, joined: &[Joined]) -> Self {
+    pub fn new(spec: &Spec, linux: &Linux, given: &Given, keyring: bool, joined: &[Joined]) -> Self {
         let all: Vec<Kind> = linux.namespaces().iter().flatten().map(|ns| ns.typ()).collect();
         let ours = |kind: &&Kind| joined.iter().find(|ns| ns.kind == **kind).is_none_or(|ns| !is_own(ns));
         let kinds = all.iter().filter(|kind| **kind != Kind::Pid).filter(ours).map(|kind| *kind as i32).sum();
@@ -48,7 +48,7 @@ impl ForExec {
             proc: given.proc.clone(),
             filter: given.filter.clone(),
             modules: given.modules,
-            keyring: no_keyring.is_none(),
+            keyring,
             personality: given.personality,
             memory_policy: given.memory_policy.clone(),
             setup_within: given.setup_within,

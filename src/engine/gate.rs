@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::child::{self, Message, Progress};
+use super::container::Process;
 use super::error::{Doing, Error};
 use super::failure::failure;
 use super::plan::{Plan, Step, Sync};
@@ -14,25 +15,37 @@ pub struct Gate {
     plan: Plan,
     /// How many steps are done and forgotten.
     done: usize,
+    /// In bytes, where one was set: for the message of a Start that fails for want of memory.
+    pub memory_limit: Option<i64>,
 }
 
 impl Gate {
     /// Keeps what is still to be done. The rest goes, and with it our copies of the process's descriptors: a stream
     /// ends when the process's own ends are closed.
-    pub fn new(socket: OwnedFd, progress: Progress, mut plan: Plan) -> Self {
+    pub fn new(socket: OwnedFd, progress: Progress, mut plan: Plan, memory_limit: Option<i64>) -> Self {
         let ready = |step: &Step| matches!(step, Step::Sync(Sync::Ready));
         let done = plan.steps.iter().position(ready).unwrap_or(0);
         let steps = plan.steps.split_off(done);
-        Self { socket, progress, plan: Plan { steps, ..Plan::default() }, done }
+        Self { socket, progress, plan: Plan { steps, ..Plan::default() }, done, memory_limit }
     }
 
     /// Lets init go and waits until its program runs; `listens` gives a seccomp listener to its agent.
-    pub fn open(self, listens: impl Fn(i32) -> Result<(), Error>) -> Result<(), Error> {
-        let go = || child::go(self.socket.as_fd()).doing(|| "telling init to start".into());
+    ///
+    /// # Errors
+    /// `Gone` if init has died, else the step that failed.
+    pub fn open(self, init: &Process, listens: impl Fn(i32) -> Result<(), Error>) -> Result<(), Error> {
+        let go = || match child::go(self.socket.as_fd()) {
+            // It is dead: reading says so as well.
+            Err(e) if e.is(libc::EPIPE) => Ok(()),
+            told => told.doing(|| "telling init to start".into()),
+        };
         go()?;
         loop {
             let received = child::receive(self.socket.as_fd(), self.progress);
             let message = match received.doing(|| "reading init's report".into())?.0 {
+                Message::Closed if init.died_early(self.is_at_execve()) => {
+                    return Err(Error::Gone("the process died before its program ran".into()));
+                }
                 Message::Closed => return Ok(()),
                 Message::Listener(number) => {
                     listens(number)?;
@@ -49,5 +62,9 @@ impl Gate {
             };
             return Err(failure(&self.plan, &message));
         }
+    }
+
+    fn is_at_execve(&self) -> bool {
+        self.progress.step() + 1 == self.done + self.plan.steps.len()
     }
 }

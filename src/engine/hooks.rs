@@ -110,7 +110,7 @@ fn one(hook: &Hook, state: &[u8], place: Place<'_>, until: Option<&Fd>) -> Resul
         let _ = process::kill(-born.pid, libc::SIGKILL);
         born.abandon();
         let why = match (cut_short, own) {
-            (true, _) => "was killed, because the container's init has ended".into(),
+            (true, _) => "was killed with its container".into(),
             (_, Some(_)) => format!("did not end within its timeout of {seconds} s and was killed"),
             (_, None) => {
                 format!("did not end within {seconds} s, having no timeout of its own, and was killed")

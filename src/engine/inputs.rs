@@ -72,7 +72,7 @@ pub fn inputs(
 ) -> Result<(Inputs, ForExec), Error> {
     let joined = open_namespaces(linux)?;
     let join = cgroup.join()?;
-    let for_exec = ForExec::new(&request.spec, linux, &given, request.no_new_keyring.then_some(()), &joined);
+    let for_exec = ForExec::new(&request.spec, linux, &given, !request.no_new_keyring, &joined);
     let mut host = HostMounts {
         bundle: request.bundle.clone(),
         cgroups: cgroup_views(cgroup, linux, &joined),

@@ -130,6 +130,11 @@ impl Cgroup {
         self.0.v1.iter().chain(&self.0.unified)
     }
 
+    /// None of its directories is there any more.
+    pub fn is_gone(&self) -> bool {
+        self.dirs().all(|dir| !dir.dir.exists())
+    }
+
     /// The directory of a v1 controller.
     fn v1_dir(&self, controller: &str) -> Option<&Path> {
         let dir = self.0.v1.iter().find(|d| d.controllers.iter().any(|c| c == controller))?;
