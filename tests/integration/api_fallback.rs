@@ -5,11 +5,15 @@
 
 use crate::needs;
 use crate::needs_containers;
+use crate::support::bundle::Bundle;
+use crate::support::leak;
+use crate::support::older_kernel::{without, without_cgroup_kill, without_clone_into_cgroup};
+use crate::support::run::{exec_output, open_host};
 use crate::support::shim::{Host, Shim, Stdio3, read_reply};
-use crate::support::subject::ours;
-use myshim::engine::seccomp;
-use myshim::sys::cred;
-use std::thread;
+use crate::support::subject::{cgroup_v2, ours};
+use crate::support::{SOON, eventually};
+use serde_json::json;
+use std::path::Path;
 
 /// What happens without each call, as README says it.
 const TABLE: &str = include_str!("../../README.md");
@@ -24,24 +28,6 @@ fn readme(call: &str) -> (String, String) {
         named.then(|| (cells[1].to_owned(), cells[3].to_owned()))
     });
     row.unwrap_or_else(|| panic!("README's kernel table does not have {call}"))
-}
-
-/// Runs `what` in a thread for which, and for all of whose children, the calls do not exist.
-fn without<T: Send>(calls: &[&str], what: impl FnOnce() -> T + Send) -> T {
-    let profile = serde_json::json!({
-        "defaultAction": "SCMP_ACT_ALLOW",
-        "syscalls": [{"names": calls, "action": "SCMP_ACT_ERRNO", "errnoRet": libc::ENOSYS}],
-    });
-    let filter = seccomp::compile(&serde_json::from_value(profile).expect("a profile")).expect("a filter");
-    let name = thread::current().name().unwrap_or_default().to_owned();
-    thread::scope(|scope| {
-        let run = move || {
-            cred::seccomp_filter(&filter.program, u64::from(filter.flags)).expect("load the filter");
-            what()
-        };
-        let thread = thread::Builder::new().name(name).spawn_scoped(scope, run).expect("a thread");
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
 }
 
 /// The first failure of a life from start to an exec's end, and of the `delete` of a crashed shim; none if all works.
@@ -140,4 +126,110 @@ fn kernel_that_lacks_everything_is_told_at_the_first_call() {
     ];
     let message = without(&calls, life).expect("a failure");
     assert!(message.contains("Linux 5."), "{message}");
+}
+
+/// Cgroup v2, alone or beside v1.
+fn has_cgroup_v2() -> bool {
+    cgroup_v2() || Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists()
+}
+
+fn falls_back(call: &str) {
+    let (_, consequence) = readme(call);
+    assert!(consequence.starts_with("falls back"), "{call} is not needed, but README says: {consequence}");
+}
+
+fn with_user_namespace(bundle: &mut Bundle) {
+    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+    bundle.push("/linux/namespaces", json!({"type": "user"}));
+    bundle.set("/linux/uidMappings", map.clone());
+    bundle.set("/linux/gidMappings", map);
+}
+
+/// Init and an exec are in their cgroup all the same, see it as the root of their cgroup namespace, and its limits hold.
+fn cgroup_is_entered(change: impl Fn(&mut Bundle)) {
+    let host = open_host();
+    let mut bundle = host.bundle("a", "sleep 1000");
+    bundle.push("/linux/namespaces", json!({"type": "cgroup"}));
+    bundle.set("/linux/resources/pids", json!({"limit": 8}));
+    change(&mut bundle);
+    let shim = host.start(bundle);
+    let init = shim.run() as i32;
+    let text = exec_output(&shim, "cat /proc/self/cgroup", |_| {});
+    assert!(!text.is_empty() && text.lines().all(|line| line.ends_with(":/")), "{text}");
+    shim.exec("x", "sleep 1000").expect("Exec");
+    let exec = shim.start("x").expect("Start") as i32;
+    for folder in leak::cgroups(shim.bundle.cgroup()) {
+        let members = std::fs::read_to_string(folder.join("cgroup.procs")).expect("members");
+        let members: Vec<_> = members.lines().map(|pid| pid.parse::<i32>().expect("a pid")).collect();
+        assert!(members.contains(&init) && members.contains(&exec), "{}: {members:?}", folder.display());
+    }
+    let text = exec_output(&shim, "(for i in 1 2 3 4 5 6 7 8; do sleep 1000 & done) 2>&1; true", |_| {});
+    assert!(text.contains("can't fork"), "the limit does not hold: {text}");
+    shim.kill("", libc::SIGKILL).expect("Kill");
+    shim.wait("").expect("Wait");
+    shim.delete("").expect("Delete");
+    shim.assert_nothing_left();
+}
+
+#[test]
+fn process_that_cannot_be_born_in_its_cgroup_enters_it() {
+    needs_containers!();
+    needs!(ours(), "about this shim");
+    needs!(has_cgroup_v2(), "no cgroup v2 on this machine");
+    falls_back("CLONE_INTO_CGROUP");
+    for errno in [libc::EINVAL, libc::E2BIG] {
+        assert_eq!(without_clone_into_cgroup(errno, life), None);
+        without_clone_into_cgroup(errno, || {
+            cgroup_is_entered(|_| {});
+            cgroup_is_entered(with_user_namespace);
+        });
+    }
+}
+
+/// Processes that fork all the time, ignore signals and leave their session, in the host's pid namespace: nobody but
+/// the shim ends them, all of them.
+#[test]
+fn everybody_is_killed_without_cgroup_kill() {
+    needs_containers!();
+    needs!(ours(), "about this shim");
+    needs!(has_cgroup_v2(), "no cgroup v2 on this machine");
+    falls_back("cgroup.kill");
+    without_cgroup_kill(|| {
+        assert_eq!(life(), None);
+        for paused in [false, true] {
+            everybody_is_killed(paused, |shim| shim.kill_all(libc::SIGKILL).expect("Kill"));
+            everybody_is_killed(paused, |shim| shim.kill("", libc::SIGKILL).expect("Kill"));
+        }
+        deleted_unstarted();
+    });
+}
+
+fn everybody_is_killed(paused: bool, kill: impl Fn(&Shim<'_>)) {
+    let host = Host::new();
+    let script = "trap '' TERM HUP; forks() { while :; do sleep 0.01; done; }; forks & forks & setsid sleep 1000 & wait";
+    let mut bundle = host.bundle("a", script);
+    bundle.config["linux"]["namespaces"].as_array_mut().expect("namespaces").retain(|ns| ns["type"] != "pid");
+    let shim = host.start(bundle);
+    shim.run();
+    shim.exec("x", "setsid sleep 1000 & wait").expect("Exec");
+    shim.start("x").expect("Start");
+    eventually("all of them live", SOON, || (shim.pids().expect("Pids").len() >= 6).then_some(()));
+    if paused {
+        shim.pause().expect("Pause");
+    }
+    kill(&shim);
+    assert_eq!(shim.wait("").expect("Wait"), 128 + libc::SIGKILL as u32);
+    assert_eq!(leak::processes_in(shim.bundle.cgroup()), [0; 0]);
+    shim.delete("x").expect("Delete");
+    shim.delete("").expect("Delete");
+    shim.assert_nothing_left();
+}
+
+fn deleted_unstarted() {
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    let pid = shim.create().expect("Create");
+    shim.delete("").expect("Delete");
+    assert!(!leak::alive(pid as i32));
+    shim.assert_nothing_left();
 }

@@ -49,9 +49,13 @@ use room::Room;
 /// What a step answers.
 type Outcome = sys::Result<()>;
 
-/// Carries out `plan` in the child and never returns.
-fn walk(plan: &Plan, socket: BorrowedFd<'_>, progress: Progress) -> ! {
+/// Carries out `plan` in the child and never returns. `cgroup` is the cgroup v2 directory that it could not be born in.
+fn walk(plan: &Plan, socket: BorrowedFd<'_>, progress: Progress, cgroup: Option<BorrowedFd<'_>>) -> ! {
     sys::fault::call();
+    if let Some(Err(e)) = cgroup.map(namespaces::enter_cgroup) {
+        report::failed(socket, 0, &e, b"a process could not enter the container's cgroup");
+        sys::process::exit(1);
+    }
     walk_from(0, plan, socket, progress, &mut Room::new())
 }
 

@@ -1,7 +1,7 @@
 //! One clone: from a plan in the shim to a child that walks it.
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 use super::super::plan::Plan;
@@ -90,6 +90,9 @@ fn direct(
 }
 
 /// clone3 with what the plan wants it to create; the child walks the plan.
+///
+/// KERNEL: clone3 has CLONE_INTO_CGROUP since 5.7. Before, the flag is EINVAL and the field beyond the end E2BIG; then the
+/// child enters its cgroup itself, first of all, which is slower (see `cgroup::join`).
 fn clone_child(
     plan: &Plan,
     progress: Progress,
@@ -97,13 +100,20 @@ fn clone_child(
     others: &[&OwnedFd],
     theirs: &OwnedFd,
 ) -> sys::Result<Cloned> {
-    let into = plan.cgroup.as_ref().map(|dir| dir.as_fd());
-    clone3(plan.clone_flags | extra, into, || {
+    let child = |enters: Option<BorrowedFd<'_>>| {
         // A socket that a child holds as well would not be at its end when its owner is.
         others.iter().for_each(|fd| fs::close(fd.as_raw_fd()));
         let _ = process::reset_signals();
-        super::walk(plan, theirs.as_fd(), progress)
-    })
+        super::walk(plan, theirs.as_fd(), progress, enters)
+    };
+    let flags = plan.clone_flags | extra;
+    let into = plan.cgroup.as_ref().map(|dir| dir.as_fd());
+    match clone3(flags, into, || child(None)) {
+        Err(e) if into.is_some() && matches!(e.errno, libc::EINVAL | libc::E2BIG) => {
+            clone3(flags, None, || child(into))
+        }
+        cloned => cloned,
+    }
 }
 
 /// Born in namespaces that exist: an intermediate process joins them (setns(2) to a user namespace wants a single

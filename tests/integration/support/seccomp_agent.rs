@@ -1,11 +1,10 @@
-//! A seccomp agent: takes listeners from the runtime and answers what their filters notify. seccomp_unotify(2).
-#![allow(unsafe_code)]
+//! A seccomp agent: takes listeners from the runtime and answers what their filters notify.
 
-use libc::{SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND, c_long, seccomp_notif, seccomp_notif_resp};
-use myshim::sys::{process, socket};
+use super::seccomp_listener::answer;
+use libc::c_long;
+use myshim::sys::socket;
 use serde_json::Value;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -70,40 +69,11 @@ fn take(connection: OwnedFd) -> (Value, OwnedFd) {
 }
 
 fn serve(filter: &OwnedFd, errno: i32, told: &Mutex<Told>) {
-    loop {
-        process::poll_in(filter.as_fd(), -1).expect("poll");
-        // SAFETY: plain integers, for which all zeroes is valid; the kernel insists on zeroes.
-        let mut asked: seccomp_notif = unsafe { MaybeUninit::zeroed().assume_init() };
-        // SAFETY: asked is a live seccomp_notif.
-        let r = unsafe { libc::ioctl(filter.as_raw_fd(), SECCOMP_IOCTL_NOTIF_RECV, &mut asked) };
-        if r != 0 {
-            match std::io::Error::last_os_error().raw_os_error() {
-                // The process that asked is gone, or interrupted; if all are gone there is nobody to ask any more.
-                Some(libc::ENOENT | libc::EINTR) if alive(filter) => continue,
-                _ => return,
-            }
-        }
+    answer(filter, |asked| {
         let call = c_long::from(asked.data.nr);
         told.lock().expect("lock").calls.push(call);
-        let refuse = call == libc::SYS_mkdirat || is_mkdir(call);
-        let go_on = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
-        let answer = seccomp_notif_resp {
-            id: asked.id,
-            val: 0,
-            error: if refuse { -errno } else { 0 },
-            flags: if refuse { 0 } else { go_on },
-        };
-        // SAFETY: answer is a live seccomp_notif_resp. It fails only if the process is gone meanwhile.
-        unsafe { libc::ioctl(filter.as_raw_fd(), SECCOMP_IOCTL_NOTIF_SEND, &answer) };
-    }
-}
-
-/// Does any process use the filter still? poll(2) tells `POLLHUP` when none does.
-fn alive(filter: &OwnedFd) -> bool {
-    let mut poll = libc::pollfd { fd: filter.as_raw_fd(), events: 0, revents: 0 };
-    // SAFETY: poll is one live pollfd.
-    unsafe { libc::poll(&mut poll, 1, 0) };
-    poll.revents & libc::POLLHUP == 0
+        (call == libc::SYS_mkdirat || is_mkdir(call)).then_some(errno)
+    });
 }
 
 #[cfg(target_arch = "x86_64")]
