@@ -40,7 +40,7 @@ impl Tasks {
         }
         let bundle = PathBuf::from(&request.bundle);
         check_bundle(&bundle)?;
-        let (spec, warnings) = self.ahead.load(&bundle).map_err(error::invalid_argument)?;
+        let (spec, warnings) = self.ahead.load(&bundle).await.map_err(error::invalid_argument)?;
         oci::validate::check(&spec).map_err(error::invalid_argument)?;
         warnings.iter().for_each(|warning| log::warn!("container {id}: {warning}"));
         let options =
