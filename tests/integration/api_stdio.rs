@@ -2,6 +2,7 @@
 
 use crate::needs_containers;
 use crate::support::fifo::{Sink, Source};
+use crate::support::run::exec_output;
 use crate::support::shim::{Host, Stdio3};
 use crate::support::{SOON, eventually, leak};
 use containerd_shim_protos::api;
@@ -131,6 +132,32 @@ fn terminal_of_init_has_the_size_set_before_start() {
     shim.wait("").expect("Wait");
     shim.delete("").expect("Delete");
     assert_eq!(out.finish(), "/dev/pts/0\r\n37 91\r\nall\r\n");
+}
+
+/// "consoleSize: specifies the console size in characters of the terminal. Runtimes MUST ignore consoleSize if terminal is
+/// false or unset." (config.md, "Process")
+#[test]
+fn terminal_has_the_size_that_the_process_gives_it() {
+    needs_containers!();
+    let host = Host::new();
+    let size = json!({"height": 37, "width": 91});
+    let mut bundle = host.bundle("a", "stty size; exec sleep 1000");
+    bundle.set("/process/terminal", true.into());
+    bundle.set("/process/consoleSize", size.clone());
+    let shim = host.start(bundle);
+    let (out, err) = sinks(&host);
+    shim.run_with(&Stdio3 { terminal: true, stdout: out.uri(), ..Default::default() });
+    out.wait_for("37 91");
+    let mut process = shim.bundle.process(&["stty", "size"]);
+    process["consoleSize"] = json!({"height": 5, "width": 6});
+    shim.exec_process("x", &process, &Stdio3 { terminal: true, stdout: err.uri(), ..Default::default() })
+        .expect("Exec");
+    shim.start("x").expect("Start");
+    assert_eq!(shim.wait("x").expect("Wait"), 0);
+    shim.delete("x").expect("Delete");
+    assert_eq!(err.finish(), "5 6\r\n");
+    let text = exec_output(&shim, "tty || true", |process| process["terminal"] = false.into());
+    assert_eq!(text, "not a tty\n");
 }
 
 #[test]

@@ -131,7 +131,7 @@ fn run(step: &Step, room: &mut Room) -> Outcome {
         Step::Directory(target) => mounts::directory(room, target),
         Step::Device(device) => mounts::device(room, device),
         Step::Link { target, name } => mounts::link(room, target, name),
-        Step::Console { bind, uid, gid } => terminal::open(room, *bind, *uid, *gid),
+        Step::Console { bind, uid, size } => terminal::open(room, *bind, *uid, *size),
         Step::Sysctl { path, value, proc } => identity::write_proc(proc, path, value),
         Step::ReadonlyPath(target) => mounts::readonly_path(room, target),
         Step::MaskPath(target) => mounts::mask_path(room, target),

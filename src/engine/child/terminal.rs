@@ -13,7 +13,7 @@ const KEEP: u32 = u32::MAX;
 
 /// Opens the multiplexer of the container's devpts, checks that it is one, and gets the slave from the master itself
 /// (TIOCGPTPEER), never by name (CVE-2025-52565). The slave becomes 0, 1, 2.
-pub fn open(room: &mut Room, bind: bool, uid: u32, gid: Option<u32>) -> Outcome {
+pub fn open(room: &mut Room, bind: bool, uid: u32, size: Option<(u16, u16)>) -> Outcome {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_NOFOLLOW;
     let master = match room.root() {
         Ok(root) => fs::openat2(root, c"dev/pts/ptmx", flags, 0, IN_ROOT)?,
@@ -23,7 +23,10 @@ pub fn open(room: &mut Room, bind: bool, uid: u32, gid: Option<u32>) -> Outcome 
     tty::unlock(master.as_fd())?;
     let slave = tty::peer(master.as_fd())?;
     tty::verify_slave(slave.as_fd())?;
-    fs::fchownat(slave.as_fd(), c"", uid, gid.unwrap_or(KEEP), libc::AT_EMPTY_PATH)?;
+    fs::fchownat(slave.as_fd(), c"", uid, KEEP, libc::AT_EMPTY_PATH)?;
+    if let Some((width, height)) = size {
+        tty::set_size(master.as_fd(), width, height)?;
+    }
     if bind {
         bind_console(room, &slave)?;
     }

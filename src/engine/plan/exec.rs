@@ -57,7 +57,7 @@ pub fn build(process: &Process, inputs: &Inputs) -> Result<Plan, Error> {
         plan.steps.push(Step::Keyring(c_string(name)?));
     }
     if terminal {
-        plan.steps.push(Step::Console { bind: false, uid: process.user().uid(), gid: None });
+        plan.steps.push(identity::console(process, false));
     }
     identity::append(&mut plan, process, &inputs.given)?;
     Ok(plan)

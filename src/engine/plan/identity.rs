@@ -144,6 +144,14 @@ pub fn append(plan: &mut Plan, process: &Process, given: &Given) -> Result<(), E
     Ok(())
 }
 
+/// The terminal of a process that asks for one; of a size, unless a side of it is 0, as under runc.
+pub fn console(process: &Process, bind: bool) -> Step {
+    let side = |length: u64| u16::try_from(length).unwrap_or(u16::MAX);
+    let size = process.console_size().map(|size| (side(size.width()), side(size.height())));
+    let size = size.filter(|(width, height)| *width != 0 && *height != 0);
+    Step::Console { bind, uid: process.user().uid(), size }
+}
+
 fn with_admin(sets: CapSets) -> CapSets {
     CapSets { effective: sets.effective | CAP_SYS_ADMIN, permitted: sets.permitted | CAP_SYS_ADMIN, ..sets }
 }

@@ -120,7 +120,7 @@ fn filesystems(
         // COMPAT: runc makes a missing working directory.
         plan.steps.push(Step::Directory(Target::new(process.cwd())?));
         if terminal {
-            plan.steps.push(Step::Console { bind: own_dev, uid: process.user().uid(), gid: None });
+            plan.steps.push(identity::console(process, own_dev));
         }
     }
     if has_setup_hooks(spec) {

@@ -123,11 +123,12 @@ pub enum Step {
         target: &'static std::ffi::CStr,
         name: &'static std::ffi::CStr,
     },
-    /// Open a terminal in the container's devpts, as 0, 1, 2; bind its slave to /dev/console if asked.
+    /// Open a terminal in the container's devpts, as 0, 1, 2; bind its slave to /dev/console if asked. Its size is
+    /// in columns and lines.
     Console {
         bind: bool,
         uid: u32,
-        gid: Option<u32>,
+        size: Option<(u16, u16)>,
     },
     Sysctl {
         path: CString,

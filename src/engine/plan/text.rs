@@ -71,8 +71,10 @@ impl fmt::Display for Step {
 impl Step {
     fn fmt_identity(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Console { bind, .. } => {
-                write!(f, "terminal{}", if *bind { " on /dev/console" } else { "" })
+            Self::Console { bind, size, .. } => {
+                f.write_str("terminal")?;
+                size.map_or(Ok(()), |(width, height)| write!(f, " of {width}x{height}"))?;
+                f.write_str(if *bind { " on /dev/console" } else { "" })
             }
             Self::Sysctl { path, value, .. } => {
                 write!(f, "sysctl /proc/{} = {}", path.to_string_lossy(), value.to_string_lossy())
