@@ -5,6 +5,7 @@ use crate::needs_containers;
 use crate::support::differences::runc_differs;
 use crate::support::mounted::{Mounted, maps_ids};
 use crate::support::run::{open_host, output, refusal};
+use crate::support::subject::ours;
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -37,6 +38,75 @@ fn tree(folder: &Path) -> (PathBuf, Mounted) {
     let volume = folder.join("volume");
     let below = Mounted::tmpfs(&volume.join("below"));
     (volume, below)
+}
+
+/// "The runtime MUST mount entries in the listed order." (config.md, "Mounts")
+#[test]
+fn mounts_are_made_in_the_listed_order() {
+    needs_containers!();
+    let text =
+        output("ls -d /a/in /b/in 2>&1; cut -d' ' -f5 /proc/self/mountinfo | grep ^/[ab]", |bundle, _| {
+            for target in ["/a", "/a/in", "/b/in", "/b"] {
+                bundle.push("/mounts", tmpfs(target, &["size=64k"]));
+            }
+        });
+    let lines: Vec<_> = text.lines().collect();
+    assert!(lines[0] == "/a/in" || lines[1] == "/a/in", "{text}");
+    assert!(text.contains("/b/in: No such file"), "{text}");
+    assert_eq!(lines[2..], ["/a", "/a/in", "/b/in", "/b"]);
+}
+
+/// "Runtimes MUST/SHOULD/MAY implement the following option strings for Linux" (config.md, "Linux mount options"): each
+/// word of that table which changes one mount, what mountinfo shows for it, and what it does not show.
+#[test]
+fn every_mount_option_of_the_spec_has_its_effect() {
+    needs_containers!();
+    let shown = [
+        ("dirsync", "dirsync"),
+        ("noatime", "noatime"),
+        ("nodev", "nodev"),
+        ("nodiratime", "nodiratime"),
+        ("noexec", "noexec"),
+        ("nosuid", "nosuid"),
+        ("relatime", "relatime"),
+        ("ro", "ro"),
+        ("rw", "rw"),
+        ("sync", "sync"),
+        ("lazytime", "lazytime"),
+        ("nosymfollow", "nosymfollow"),
+    ];
+    // What undoes another word.
+    let undone = [
+        ("atime", "noatime"),
+        ("async", "sync"),
+        ("dev", "nodev"),
+        ("diratime", "nodiratime"),
+        ("exec", "noexec"),
+        ("nolazytime", "lazytime"),
+        ("strictatime", "relatime"),
+        ("suid", "nosuid"),
+        ("symfollow", "nosymfollow"),
+    ];
+    // runc takes these for the filesystem's.
+    let foreign = ["nosymfollow", "symfollow", "lazytime", "nolazytime", "defaults", "loud", "silent"];
+    let known = |word: &str| ours() || !foreign.contains(&word);
+    let cases = shown.map(|(word, flag)| (vec![word], flag, true)).into_iter();
+    let cases = cases.chain(undone.map(|(word, flag)| (vec![flag, word], flag, false)));
+    let cases = cases.chain([(vec!["strictatime", "nostrictatime"], "relatime", true)]);
+    let accepted = ["defaults", "loud", "silent", "iversion", "noiversion", "norelatime"];
+    let cases = cases.chain(accepted.map(|word| (vec![word], "ro", false)));
+    let cases: Vec<_> = cases.filter(|(words, ..)| words.iter().all(|word| known(word))).collect();
+    let text = output("cat /proc/self/mountinfo", |bundle, _| {
+        for (index, (words, ..)) in cases.iter().enumerate() {
+            bundle.push("/mounts", tmpfs(&format!("/m{index}"), words));
+        }
+    });
+    for (index, (words, flag, expected)) in cases.iter().enumerate() {
+        let line = text.lines().find(|line| line.contains(&format!(" /m{index} "))).expect("mounted");
+        let fields: Vec<_> = line.split(' ').collect();
+        let flags = [fields[5], fields[fields.len() - 1]].join(",");
+        assert_eq!(flags.split(',').any(|has| has == *flag), *expected, "{words:?}: {line}");
+    }
 }
 
 /// "tmpcopyup: copy up the contents to a tmpfs"

@@ -7,6 +7,7 @@ mod support;
 
 mod api_bad_input;
 mod api_bootstrap;
+mod api_devices;
 mod api_errors;
 mod api_events;
 mod api_exec;
@@ -21,6 +22,7 @@ mod api_lifecycle;
 mod api_log;
 mod api_memory;
 mod api_mounts;
+mod api_namespaces;
 mod api_net_devices;
 mod api_placement;
 mod api_propagation;

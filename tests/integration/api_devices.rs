@@ -1,0 +1,80 @@
+//! Device nodes, and who may use them.
+
+use crate::needs_containers;
+use crate::support::run::output;
+use serde_json::json;
+
+/// "In addition to any devices configured with this setting, the runtime MUST also supply: /dev/null /dev/zero /dev/full
+/// /dev/random /dev/urandom /dev/tty" (config-linux.md, "Default Devices"); "runtimes MUST create the following symlinks
+/// if the source file exists after processing mounts" (runtime-linux.md, "Dev symbolic links").
+#[test]
+fn default_devices_and_links_are_there_and_work() {
+    needs_containers!();
+    let script = "cd /dev; for d in null zero full random urandom tty; do stat -c '%n %F %t:%T %a %u:%g' $d; done
+        for l in fd stdin stdout stderr; do readlink $l; done; ls -d pts/ptmx ptmx
+        head -c 9 zero | wc -c; head -c 9 urandom | wc -c; echo gone >null; echo x 2>/dev/null >full || echo full";
+    let text = output(script, |_, _| {});
+    let nodes = [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)];
+    let mut expected: Vec<_> = nodes
+        .iter()
+        .map(|(name, minor)| format!("{name} character special file 1:{minor} 666 0:0"))
+        .collect();
+    expected.push("tty character special file 5:0 666 0:0".into());
+    let links =
+        ["/proc/self/fd", "/proc/self/fd/0", "/proc/self/fd/1", "/proc/self/fd/2", "ptmx", "pts/ptmx"];
+    expected.extend(links.map(String::from));
+    expected.extend(["9", "9", "full"].map(String::from));
+    assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+}
+
+/// "devices: lists devices that MUST be available in the container." "The path MAY be anywhere in the container filesystem,
+/// notably outside of /dev." "fileMode: file mode for the device." "uid: id of device owner in the container namespace."
+/// (config-linux.md, "Devices")
+#[test]
+fn devices_of_the_spec_are_made_wherever_they_belong() {
+    needs_containers!();
+    let script = "stat -c '%F %t:%T %a %u:%g' /dev/my/fuse /srv/disk /srv/pipe";
+    let text = output(script, |bundle, _| {
+        bundle.set(
+            "/linux/devices",
+            json!([
+                {"path": "/dev/my/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o640, "uid": 3, "gid": 4},
+                {"path": "/srv/disk", "type": "b", "major": 8, "minor": 17, "fileMode": 0o600},
+                {"path": "/srv/pipe", "type": "p", "fileMode": 0o622},
+            ]),
+        );
+    });
+    let expected =
+        ["character special file a:e5 640 3:4", "block special file 8:11 600 0:0", "fifo 0:0 622 0:0"];
+    assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+}
+
+/// "devices: configures the allowed device list. The runtime MUST apply entries in the listed order." "access: cgroup
+/// permissions for device. A composition of r (read), w (write), and m (mknod)." (config-linux.md, "Allowed Device list")
+#[test]
+fn device_rules_hold_in_their_order() {
+    needs_containers!();
+    // Making nodes is always allowed, as under runc: the rules decide about opening them.
+    let script = "mknod /n c 1 11 && echo made; true 2>/dev/null </dev/my && echo read || echo refused; dd if=/dev/null of=/dev/my conv=notrunc 2>/dev/null && echo written || echo refused";
+    let rule = |allow: bool, access: &str| json!({"allow": allow, "type": "c", "major": 1, "minor": 11, "access": access});
+    let all = |allow: bool| json!({"allow": allow, "access": "rwm"});
+    let cases = [
+        (vec![all(false)], "made refused refused"),
+        (vec![all(false), rule(true, "r")], "made read refused"),
+        (vec![all(false), rule(true, "rw")], "made read written"),
+        (vec![all(false), rule(true, "rw"), rule(false, "w")], "made read refused"),
+        (vec![rule(true, "rw"), all(false)], "made refused refused"),
+    ];
+    for (rules, expected) in cases {
+        let text = output(script, |bundle, _| {
+            let kmsg = json!({"path": "/dev/my", "type": "c", "major": 1, "minor": 11, "fileMode": 0o666});
+            bundle.set("/linux/devices", json!([kmsg]));
+            bundle.set("/linux/resources/devices", json!(rules));
+            // Without it the kernel's log may not be read (dmesg_restrict, proc_sys_kernel(5)).
+            for set in ["bounding", "effective", "permitted"] {
+                bundle.push(&format!("/process/capabilities/{set}"), json!("CAP_SYSLOG"));
+            }
+        });
+        assert_eq!(text.split_whitespace().collect::<Vec<_>>().join(" "), expected, "{rules:?}");
+    }
+}
