@@ -117,6 +117,8 @@ fn unknown_namespace_is_refused() {
     );
 }
 
+/// "If a namespaces field contains duplicated namespaces with same type, the runtime MUST generate an error."
+/// (config-linux.md, "Namespaces")
 #[test]
 fn namespace_given_twice_is_refused() {
     needs_containers!();
@@ -261,6 +263,7 @@ fn values_of_the_wrong_type_are_refused_with_their_path() {
     }
 }
 
+/// "Runtimes MUST generate an error when invalid or unsupported values are encountered." (config.md, "Valid values")
 #[test]
 fn values_that_the_spec_forbids_are_refused_with_their_path() {
     needs_containers!();

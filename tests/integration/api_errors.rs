@@ -62,6 +62,8 @@ fn duplicate_exec_id_already_exists() {
     assert_eq!(shim.exec("x", "true").expect_err("the id is taken").code, Code::ALREADY_EXISTS);
 }
 
+/// "Attempting to send a signal to a container that is neither created nor running MUST have no effect on the
+/// container and MUST generate an error." (runtime.md, "Kill")
 #[test]
 fn kill_of_a_stopped_process_is_not_found() {
     needs_containers!();
@@ -77,6 +79,8 @@ fn kill_of_a_stopped_process_is_not_found() {
     );
 }
 
+/// "Attempting to delete a container that is not stopped MUST have no effect on the container and MUST generate an
+/// error." (runtime.md, "Delete")
 #[test]
 fn delete_of_a_running_task_is_a_failed_precondition() {
     needs_containers!();
@@ -171,6 +175,7 @@ fn assert_create_fails(change: impl FnOnce(&mut crate::support::bundle::Bundle),
     assert_eq!(events.iter().filter(|name| *name == "exit").count(), 1, "{events:?}");
 }
 
+/// "that entry is used with the same semantics as execvp's file" (config.md, "Process").
 #[test]
 fn create_fails_when_the_program_is_not_in_path() {
     needs_containers!();

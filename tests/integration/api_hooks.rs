@@ -25,8 +25,10 @@ fn end(shim: &Shim<'_>) {
     shim.delete("").expect("Delete");
 }
 
-/// "createContainer … startContainer hooks MUST be executed in the container namespace"; "prestart, createRuntime,
-/// poststart, poststop … in the runtime namespace". "state … MUST be passed to hooks over stdin".
+/// "The createContainer hooks MUST be executed in the container namespace." "The startContainer hooks MUST be
+/// executed in the container namespace." The others "MUST be executed in the runtime namespace." "The state of the
+/// container MUST be passed to hooks over stdin so that they may do work appropriate to the current state of the
+/// container." (config.md, "POSIX-platform Hooks")
 #[test]
 fn hooks_run_in_their_namespaces_in_order_with_the_state() {
     needs_containers!();
@@ -89,7 +91,8 @@ fn hooks_run_in_their_namespaces_in_order_with_the_state() {
     }
 }
 
-/// "env: an array of strings with the same semantics as IEEE Std 1003.1-2008's environ": that and nothing of the shim's.
+/// env: "with the same semantics as IEEE Std 1003.1-2008's environ" (config.md, "POSIX-platform Hooks"): that and
+/// nothing of the shim's.
 #[test]
 fn hooks_have_the_environment_and_arguments_of_the_spec() {
     needs_containers!();
@@ -109,7 +112,7 @@ fn hooks_have_the_environment_and_arguments_of_the_spec() {
     assert_eq!(text.lines().filter(own).collect::<Vec<_>>(), ["zero one", "A=1"]);
 }
 
-/// "timeout: the number of seconds before aborting the hook."
+/// timeout: "is the number of seconds before aborting the hook." (config.md, "POSIX-platform Hooks")
 #[test]
 fn hook_that_hangs_is_killed_and_fails_create_in_words() {
     needs_containers!();
@@ -131,7 +134,7 @@ fn hook_that_hangs_is_killed_and_fails_create_in_words() {
     }
 }
 
-/// "If set, timeout MUST be greater than zero."
+/// "If set, timeout MUST be greater than zero." (config.md, "POSIX-platform Hooks")
 #[test]
 fn timeout_of_nothing_is_refused() {
     needs_containers!();
@@ -145,8 +148,8 @@ fn timeout_of_nothing_is_refused() {
     }
 }
 
-/// "The startContainer hooks MUST execute in the container namespace" – and what they execute comes from the image, so it has
-/// no more rights than the container's process.
+/// "The startContainer hooks MUST be executed in the container namespace." (config.md, "StartContainer Hooks") What
+/// they execute comes from the image, so it has no more rights than the container's process.
 #[test]
 fn start_container_hooks_have_the_rights_of_the_process_and_no_more() {
     needs_containers!();
@@ -173,8 +176,8 @@ fn start_container_hooks_have_the_rights_of_the_process_and_no_more() {
     end(&shim);
 }
 
-/// "startContainer: If any … fail, the runtime MUST generate an error, stop the container"; "poststart: If any … fails,
-/// the runtime MUST generate an error" (runtime.md, "Lifecycle", steps 7 and 9).
+/// "If any startContainer hook fails, the runtime MUST generate an error, stop the container"; "If any poststart hook
+/// fails, the runtime MUST generate an error, stop the container" (runtime.md, "Lifecycle").
 #[test]
 fn failing_hooks_of_start_fail_it_and_end_the_container() {
     needs_containers!();
@@ -203,7 +206,8 @@ fn failing_hooks_of_start_fail_it_and_end_the_container() {
     }
 }
 
-/// "poststop: … If any … fails, the runtime MUST log a warning, but the remaining hooks and lifecycle continue".
+/// "If any poststop hook fails, the runtime MUST log a warning, but the remaining hooks and lifecycle continue as if
+/// the hook had succeeded." (runtime.md, "Lifecycle")
 #[test]
 fn failing_poststop_hook_does_not_keep_the_next_from_running() {
     needs_containers!();
@@ -226,8 +230,9 @@ fn failing_poststop_hook_does_not_keep_the_next_from_running() {
     shim.assert_nothing_left();
 }
 
-/// createRuntime hooks "are called after the runtime environment has been created … but before pivot_root": what they
-/// mount into the root is there in the container.
+/// "The createContainer hooks MUST be called as part of the create operation after the runtime environment has been
+/// created (according to the configuration in config.json) but before the pivot_root or any equivalent operation has
+/// been executed." (config.md, "CreateContainer Hooks") What they mount into the root is there in the container.
 #[test]
 fn create_container_hook_can_change_the_mounts() {
     needs_containers!();

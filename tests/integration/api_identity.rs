@@ -9,7 +9,8 @@ use protobuf::Message;
 use serde_json::{Value, json};
 use std::fs;
 
-/// "rlimits: type, soft, hard": every type that setrlimit(2) knows. Lowered only, which takes no privilege.
+/// "rlim.rlim_cur MUST match the configured value." "rlim.rlim_max MUST match the configured value." (config.md,
+/// "POSIX process") Every type that setrlimit(2) knows. Lowered only, which takes no privilege.
 #[test]
 fn every_rlimit_is_set() {
     needs_containers!();
@@ -44,7 +45,8 @@ fn every_rlimit_is_set() {
     }
 }
 
-/// An exec has its own `rlimits`; where it names none, as in runc, none are set: init's are not its own.
+/// "rlimits: allows setting resource limits for the process." (config.md, "POSIX process") An exec has its own; where
+/// it names none, as in runc, none are set: init's are not its own.
 #[test]
 fn exec_has_its_own_rlimits() {
     needs_containers!();
@@ -66,7 +68,8 @@ fn exec_has_its_own_rlimits() {
     assert_eq!(none.split_whitespace().collect::<Vec<_>>(), of_shim);
 }
 
-/// "If rlimits contains duplicated entries with same type, the runtime MUST generate an error."
+/// "If rlimits contains duplicated entries with same type, the runtime MUST generate an error." (config.md, "POSIX
+/// process")
 #[test]
 fn duplicated_rlimit_is_refused() {
     needs_containers!();
@@ -78,7 +81,7 @@ fn duplicated_rlimit_is_refused() {
     assert!(!ours() || failure.message.contains("process.rlimits[1] sets RLIMIT_NOFILE"), "{failure:?}");
 }
 
-/// "umask: specifies the umask of the user."
+/// "umask: specifies the umask of the user." (config.md, "POSIX-platform User")
 #[test]
 fn umask_is_the_users_and_an_exec_inherits_it() {
     needs_containers!();
@@ -96,7 +99,9 @@ fn umask_is_the_users_and_an_exec_inherits_it() {
     }
 }
 
-/// "hostname: specifies the container's hostname as seen by processes running inside the container"; "domainname".
+/// "hostname: specifies the container's hostname as seen by processes running inside the container." (config.md,
+/// "Hostname") "domainname: specifies the container's domainname as seen by processes running inside the container."
+/// (config.md, "Domainname")
 #[test]
 fn host_and_domain_name_are_the_containers() {
     needs_containers!();
@@ -109,8 +114,8 @@ fn host_and_domain_name_are_the_containers() {
     assert_eq!(fs::read_to_string("/proc/sys/kernel/domainname").expect("the host's"), before);
 }
 
-/// "If oomScoreAdj is set, the runtime MUST set oom_score_adj to the given value. If oomScoreAdj is not set, the runtime
-/// MUST NOT change the value of oom_score_adj."
+/// "If oomScoreAdj is set, the runtime MUST set oom_score_adj to the given value. If oomScoreAdj is not set, the
+/// runtime MUST NOT change the value of oom_score_adj." (config.md, "Linux Process")
 #[test]
 fn oom_score_adjustment_is_set_or_left_alone() {
     needs_containers!();
@@ -160,7 +165,9 @@ fn session_keyring_is_the_containers_and_its_execs_join_it() {
     assert!(!text.contains(&id), "{text}");
 }
 
-/// "uid, gid, additionalGids": an exec has its own user, found by number.
+/// "uid: specifies the user ID in the container namespace." "gid: specifies the group ID in the container namespace."
+/// "additionalGids: specifies additional group IDs in the container namespace to be added to the process."
+/// (config.md, "POSIX-platform User") An exec has its own.
 #[test]
 fn exec_has_its_own_user_and_groups() {
     needs_containers!();
@@ -175,7 +182,9 @@ fn exec_has_its_own_user_and_groups() {
 
 const SETS: &str = "grep -E '^(Cap|NoNewPrivs)' /proc/self/status";
 
-/// "capabilities … effective, bounding, inheritable, permitted, ambient", of an exec as of init; "noNewPrivileges".
+/// "effective: the effective field is an array of effective capabilities that are kept for the process", and so on
+/// for bounding, inheritable, permitted and ambient. "setting noNewPrivileges to true prevents the process from
+/// gaining additional privileges." (config.md, "Linux Process") Of an exec as of init.
 #[test]
 fn exec_has_its_own_capabilities() {
     needs_containers!();
@@ -216,7 +225,8 @@ fn exec_has_its_own_capabilities() {
     assert!(inherited.contains("NoNewPrivs:\t0") && init.contains("NoNewPrivs:\t1"), "{inherited}");
 }
 
-/// "any value which cannot be mapped to a relevant kernel interface … MUST be logged as a warning by the runtime."
+/// "Any value which cannot be mapped to a relevant kernel interface, or cannot be granted otherwise MUST be logged as
+/// a warning by the runtime." (config.md, "Linux Process")
 #[test]
 fn unknown_capabilities_are_left_out() {
     needs_containers!();
@@ -228,8 +238,7 @@ fn unknown_capabilities_are_left_out() {
     assert_eq!(text, "CapEff:\t0000000000000001\n");
 }
 
-/// "Runtimes … MUST NOT generate an error if they encounter an unknown property. Instead they MUST ignore unknown
-/// properties."
+/// "Runtimes MAY log unknown properties but MUST otherwise ignore them." (config.md, "Extensibility")
 #[test]
 fn unknown_properties_are_ignored_everywhere() {
     needs_containers!();
@@ -241,8 +250,9 @@ fn unknown_properties_are_ignored_everywhere() {
     assert_eq!(text, "well\n");
 }
 
-/// "ociVersion: MUST be in SemVer v2.0.0 format and specifies the version of the Open Container Initiative Runtime
-/// Specification with which the bundle complies." Minor versions are compatible; another major one is not.
+/// "The Open Container Initiative Runtime Specification follows semantic versioning and retains forward and backward
+/// compatibility within major versions." (config.md, "Specification version") Another major version is not
+/// compatible.
 #[test]
 fn specs_of_every_version_of_the_first_generation_are_accepted() {
     needs_containers!();
@@ -262,7 +272,7 @@ fn specs_of_every_version_of_the_first_generation_are_accepted() {
     }
 }
 
-/// "cwd: is the working directory that will be set for the executable."
+/// "cwd: is the working directory that will be set for the executable." (config.md, "Process")
 #[test]
 fn the_working_directory_may_be_one_that_the_user_may_not_enter() {
     needs_containers!();

@@ -47,8 +47,8 @@ fn user_namespace(bundle: &mut Bundle, path: Option<String>) {
     bundle.set("/linux/gidMappings", all);
 }
 
-/// "If `uidMappings` or `gidMappings` are specified for the mount, the runtime MUST use those values for the mount's
-/// mapping."
+/// "If uidMappings or gidMappings are specified for the mount, the runtime MUST use those values for the mount's
+/// mapping." (config.md, "Linux mount options")
 #[test]
 fn mount_has_its_own_mappings() {
     needs_containers!();
@@ -62,7 +62,8 @@ fn mount_has_its_own_mappings() {
     }
 }
 
-/// "If they are not specified, the runtime MAY use the container's user namespace mapping": as runc and crun do.
+/// "If they are not specified, the runtime MAY use the container's user namespace mapping" (config.md, "Linux mount
+/// options"): as runc and crun do.
 #[test]
 fn mount_without_mappings_has_those_of_the_containers_user_namespace() {
     needs_containers!();
@@ -95,7 +96,8 @@ fn mount_without_mappings_has_those_of_a_joined_user_namespace() {
     assert_eq!(text, "5:6\n");
 }
 
-/// "`ridmap`: Indicates that the mount MUST have an idmapping applied, and the mapping is applied recursively."
+/// ridmap: "Indicates that the mount MUST have an idmapping applied, and the mapping is applied recursively"
+/// (config.md, "Linux mount options").
 #[test]
 fn ridmap_maps_the_mounts_below_and_idmap_does_not() {
     needs_containers!();
@@ -138,8 +140,8 @@ fn new_tmpfs_can_be_mapped() {
     assert!(text.starts_with("2000:3000:751\n") && text.contains("nosuid"), "{text}");
 }
 
-/// "If there are no `uidMappings` and `gidMappings` specified and the container isn't using user namespaces, an error
-/// MUST be returned."
+/// "If there are no uidMappings and gidMappings specified and the container isn't using user namespaces, an error
+/// MUST be returned." (config.md, "Linux mount options")
 #[test]
 fn idmap_without_any_mapping_is_an_error() {
     needs_containers!();

@@ -68,8 +68,8 @@ fn told(shim: &Shim<'_>, profile: Option<&str>) -> String {
     })
 }
 
-/// "apparmorProfile: specifies the name of the AppArmor profile for the process": enforced on init and its children, on
-/// an exec that names none, and on an exec with another one.
+/// "apparmorProfile: specifies the name of the AppArmor profile for the process." (config.md, "Linux Process") It is
+/// enforced on init and its children, on an exec that names none, and on an exec with another one.
 #[test]
 fn apparmor_profile_is_enforced_on_init_and_execs() {
     needs_containers!();
@@ -97,7 +97,9 @@ fn apparmor_profile_is_enforced_on_init_and_execs() {
     }
 }
 
-/// A profile that nobody loaded fails Create, and the text says which.
+/// "If the runtime cannot apply a property as specified in the configuration, it MUST generate an error and a new
+/// container MUST NOT be created." (runtime.md, "Create") A profile that nobody loaded fails Create, and the text
+/// says which.
 #[test]
 fn absent_apparmor_profile_is_refused_by_name() {
     needs_containers!();
@@ -114,7 +116,7 @@ fn absent_apparmor_profile_is_refused_by_name() {
     shim.assert_nothing_left();
 }
 
-/// "unconfined" and no profile at all are the same; both need no AppArmor.
+/// The profile unconfined and no profile at all are the same; both need no AppArmor.
 #[test]
 fn unconfined_needs_no_apparmor() {
     needs_containers!();
@@ -129,8 +131,9 @@ fn selinux() -> bool {
     fs::read_to_string("/sys/fs/selinux/enforce").is_ok_and(|text| text.trim() == "1")
 }
 
-/// "selinuxLabel: specifies the SELinux label for the process": of init, of an exec that names none, and of one with its
-/// own. "mountLabel: will set the Selinux context for the mounts in the container."
+/// "selinuxLabel: specifies the SELinux label for the process" (config.md, "Linux Process"): of init, of an exec that
+/// names none, and of one with its own. "mountLabel: will set the Selinux context for the mounts in the container."
+/// (config-linux.md, "Mount Label")
 #[test]
 fn selinux_labels_hold_for_init_execs_and_mounts() {
     needs_containers!();
@@ -172,8 +175,8 @@ fn selinux_refusals_are_told() {
     }
 }
 
-/// "selinuxLabel: specifies the SELinux label for the process", "mountLabel": on a kernel without SELinux both are
-/// refused, not passed over.
+/// "If the runtime cannot apply a property as specified in the configuration, it MUST generate an error" (runtime.md,
+/// "Create"): on a kernel without SELinux both kinds of labels are refused, not passed over.
 #[test]
 fn selinux_labels_without_selinux_are_refused() {
     needs_containers!();

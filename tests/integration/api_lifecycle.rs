@@ -9,6 +9,9 @@ use crate::support::{SOON, eventually};
 use containerd_shim_protos::api::{self, Status};
 use serde_json::json;
 
+/// "The lifecycle describes the timeline of events that happen from when a container is created to when it ceases to
+/// exist." (runtime.md, "Lifecycle") "Deleting a container MUST delete the resources that were created during the
+/// create step." (runtime.md, "Delete")
 #[test]
 fn life_from_create_to_shutdown() {
     needs_containers!();

@@ -109,7 +109,7 @@ fn every_mount_option_of_the_spec_has_its_effect() {
     }
 }
 
-/// "tmpcopyup: copy up the contents to a tmpfs"
+/// tmpcopyup: "copy up the contents to a tmpfs" (config.md, "Linux mount options").
 #[test]
 fn tmpcopyup_copies_all_that_the_image_has() {
     needs_containers!();
@@ -170,7 +170,8 @@ fn tmpfs_has_the_mode_of_the_folder_that_it_covers() {
     assert_eq!(text, "700\n711\n1777\n");
 }
 
-/// "`remount` | MUST | Corresponds to mount(8)": a mount that is there gets other options.
+/// remount: "Corresponds to mount(8) (filesystem-independent)" (config.md, "Linux mount options"): a mount that is
+/// there gets other options.
 #[test]
 fn remount_changes_a_mount_that_is_there() {
     needs_containers!();
@@ -240,7 +241,8 @@ fn dest_nofollow_mounts_on_the_link_itself() {
     }
 }
 
-/// "`rro` | SHOULD | Recursive `ro`", and its kin: "These `AT_RECURSIVE` options need kernel 5.12 or later."
+/// rro: "Recursive ro", and its kin: "These AT_RECURSIVE options need kernel 5.12 or later." (config.md, "Linux mount
+/// options")
 #[test]
 fn recursive_attributes_reach_the_mounts_below() {
     needs_containers!();
@@ -287,7 +289,8 @@ fn recursive_opposites_take_attributes_away() {
     assert_eq!(text.trim(), "rw,relatime");
 }
 
-/// "destination: path inside container": what is missing of it is made, a file for a file; links stay inside.
+/// "Destination of mount point: path inside container." (config.md, "Mounts") What is missing of it is made, a file
+/// for a file; links stay inside.
 #[test]
 fn missing_targets_are_made_and_links_stay_inside() {
     needs_containers!();
@@ -308,7 +311,7 @@ fn missing_targets_are_made_and_links_stay_inside() {
     assert_eq!(text, "volume\nvolume\nvolume\n755:directory\n644:regular file\n");
 }
 
-/// "Relative paths are deprecated.": ours refuses them before anything is made.
+/// "Relative paths are deprecated." (config.md, "Mounts") Ours refuses them before anything is made.
 #[test]
 fn relative_target_is_refused_with_its_field() {
     needs_containers!();

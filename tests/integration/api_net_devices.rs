@@ -37,8 +37,9 @@ impl Pair {
 }
 
 /// "The runtime MUST preserve existing network interface attributes, including all permanent IP addresses
-/// (IFA_F_PERMANENT flag) of any family with global scope (RT_SCOPE_UNIVERSE value)." "The runtime MUST set the network
-/// device state to "up"." "name: the name of the network device inside the container namespace."
+/// (IFA_F_PERMANENT flag) of any family with global scope (RT_SCOPE_UNIVERSE value)". "The runtime MUST set the
+/// network device state to "up" after moving it to the network namespace". "name: the name of the network device
+/// inside the container namespace." (config-linux.md, "Network Devices")
 #[test]
 fn device_moves_with_its_global_addresses_gets_its_name_and_is_up() {
     needs_containers!();
@@ -67,7 +68,8 @@ fn device_moves_with_its_global_addresses_gets_its_name_and_is_up() {
 }
 
 /// "If not specified, the host name is used." "unless the user has provided a template by appending %d to the new
-/// name. In that case … the kernel will generate a unique name".
+/// name. In that case, the runtime MUST allow the move, and the kernel will generate a unique name for the interface"
+/// (config-linux.md, "Network Devices").
 #[test]
 fn names_are_kept_or_made_from_a_template() {
     needs_containers!();
@@ -91,7 +93,8 @@ fn names_are_kept_or_made_from_a_template() {
     assert!(second.contains("192.0.2.8"), "{text}");
 }
 
-/// Devices are there before the hooks run, and in a joined namespace as in a new one.
+/// "netDevices: A set of network devices that MUST be made available in the container." (config-linux.md, "Network
+/// Devices") They are there before the hooks run, and in a joined namespace as in a new one.
 #[test]
 fn device_moves_into_a_namespace_by_path() {
     needs_containers!();
@@ -114,6 +117,7 @@ fn device_moves_into_a_namespace_by_path() {
 
 /// "If a network device with the specified name already exists in the container namespace, the runtime MUST generate
 /// an error". "The runtime MUST check if moving the network interface to the container namespace is possible."
+/// (config-linux.md, "Network Devices")
 #[test]
 fn impossible_moves_are_refused_by_the_devices_name() {
     needs_containers!();

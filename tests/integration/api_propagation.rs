@@ -32,8 +32,8 @@ fn volume(source: &Path, options: &[&str]) -> serde_json::Value {
     json!({"destination": "/volume", "type": "bind", "source": source, "options": options})
 }
 
-/// "`shared`, `rshared`, `slave`, `rslave`, `private`, `rprivate`, `unbindable`, `runbindable`: MUST: Bind mount
-/// propagation"
+/// shared, rshared, slave, rslave, private, rprivate, unbindable, runbindable: "Bind mount propagation" (config.md,
+/// "Linux mount options").
 #[test]
 fn binds_have_the_propagation_that_they_ask_for() {
     needs_containers!();
@@ -59,10 +59,11 @@ fn binds_have_the_propagation_that_they_ask_for() {
     }
 }
 
-/// "rootfsPropagation: Its value is either `shared`, `slave`, `private` or `unbindable`. … `shared`: the rootfs mount
-/// belongs to a new peer group. … `slave`: the rootfs mount receives propagation events from the host … `private`: the
-/// rootfs mount doesn't receive mount propagation events from the host … `unbindable`: the rootfs mount is a private mount
-/// that cannot be bind-mounted."
+/// "rootfsPropagation: sets the rootfs's mount propagation. Its value is either shared, slave, private or
+/// unbindable." "shared: the rootfs mount belongs to a new peer group." "slave: the rootfs mount receives propagation
+/// events from the host". "private: the rootfs mount doesn't receive mount propagation events from the host".
+/// "unbindable: the rootfs mount is a private mount that cannot be bind-mounted." (config-linux.md, "Rootfs Mount
+/// Propagation")
 #[test]
 fn root_has_the_propagation_that_the_spec_asks_for() {
     needs_containers!();
@@ -84,7 +85,8 @@ fn root_has_the_propagation_that_the_spec_asks_for() {
     }
 }
 
-/// "`slave`: … if something is mounted on the host it will also appear in the container but not the other way around"
+/// "if something is mounted on the host it will also appear in the container) but not the other way around"
+/// (config-linux.md, "Rootfs Mount Propagation"): of a volume as of the root.
 #[test]
 fn slave_volume_gets_the_hosts_new_mounts() {
     needs_containers!();
@@ -102,7 +104,8 @@ fn slave_volume_gets_the_hosts_new_mounts() {
     assert_eq!(shim.wait("").expect("Wait"), 7);
 }
 
-/// What Kubernetes calls Bidirectional: "further mounts … will propagate events".
+/// What Kubernetes calls Bidirectional: "further mounts (e.g. nested containers) will also belong to that peer group
+/// and will propagate events" (config-linux.md, "Rootfs Mount Propagation").
 #[test]
 fn shared_volume_gives_the_host_the_containers_mounts() {
     needs_containers!();

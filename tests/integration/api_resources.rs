@@ -97,6 +97,8 @@ fn leak_controller(name: &str) -> bool {
     }
 }
 
+/// "You can configure a container's cgroups via the resources field of the Linux configuration." (config-linux.md,
+/// "Cgroups Path") Each row of the list quotes a sentence of its own.
 #[test]
 fn limits_are_in_the_kernel_after_create() {
     needs_containers!();
@@ -107,6 +109,7 @@ fn limits_are_in_the_kernel_after_create() {
     }
 }
 
+/// The same by Update: "Do not specify resources unless limits have to be updated." (config-linux.md, "Cgroups Path")
 #[test]
 fn limits_are_in_the_kernel_after_an_update() {
     needs_containers!();
@@ -121,7 +124,8 @@ fn limits_are_in_the_kernel_after_an_update() {
     }
 }
 
-/// "disableOOMKiller: enables or disables the OOM killer": a file of v1; v2 has no such thing.
+/// "disableOOMKiller: enables or disables the OOM killer." (config-linux.md, "Memory") A file of v1; v2 has no such
+/// thing.
 #[test]
 fn oom_killer_is_switched_off_on_v1() {
     needs_containers!();
@@ -131,8 +135,8 @@ fn oom_killer_is_switched_off_on_v1() {
     assert!(read(&shim, "memory.oom_control").is_some_and(|text| text.starts_with("oom_kill_disable 1")));
 }
 
-/// "pageSize … limit": "hugepageLimits represents the hugetlb controller". On a hybrid host it is cgroup v2's. The
-/// limit holds for reservations as well.
+/// "hugepageLimits: represents the hugetlb controller which allows to limit the HugeTLB reservations (if supported)
+/// or usage (page fault)." (config-linux.md, "Huge page limits") On a hybrid host it is cgroup v2's.
 #[test]
 fn huge_pages_are_limited() {
     needs_containers!();
@@ -160,8 +164,8 @@ fn disk() -> Option<String> {
     Some(fs::read_to_string(disk.join("dev")).ok()?.trim().to_string())
 }
 
-/// "throttleReadBpsDevice, throttleWriteBpsDevice, throttleReadIOPSDevice, throttleWriteIOPSDevice … major, minor,
-/// rate". A rate of 0 takes the limit away again.
+/// "an array of per-device bandwidth rate limits"; "an array of per-device IO rate limits" (config-linux.md, "Block
+/// IO"). A rate of 0 takes the limit away again.
 #[test]
 fn disks_are_throttled() {
     needs_containers!();
@@ -195,7 +199,8 @@ fn disks_are_throttled() {
     assert_eq!(seen(file), "");
 }
 
-/// "weight": where the kernel has a file for it, it is there; where no disk has weights, the error says so.
+/// "weight: specifies per-cgroup weight." (config-linux.md, "Block IO") Where the kernel has a file for it, it is
+/// there; where no disk has weights, the error says so.
 #[test]
 fn block_weight_is_set_or_explained() {
     needs_containers!();
@@ -222,8 +227,9 @@ fn block_weight_is_set_or_explained() {
     }
 }
 
-/// "unified: allows cgroup v2 parameters to be to be set and modified for the container." "If … the file does not exist,
-/// the runtime MUST generate an error"; "the runtime … MUST fail on a host without cgroup v2".
+/// "Configuration unknown to the runtime MUST still be written to the relevant file." "The runtime MUST generate an
+/// error when the configuration refers to a cgroup controller that is not present or that cannot be enabled."
+/// (config-linux.md, "Unified")
 #[test]
 fn unified_map_is_written_on_v2_and_refused_elsewhere() {
     needs_containers!();
@@ -246,7 +252,7 @@ fn unified_map_is_written_on_v2_and_refused_elsewhere() {
     }
 }
 
-/// "checkBeforeUpdate: enables container memory usage check before setting a new limit."
+/// "checkBeforeUpdate: enables container memory usage check before setting a new limit." (config-linux.md, "Memory")
 #[test]
 fn limit_below_the_usage_is_refused_when_asked_to_look_first() {
     needs_containers!();
@@ -283,7 +289,8 @@ fn become_hybrid() {
     assert!(status.success(), "{script}");
 }
 
-/// "classID: the network class identifier the cgroup's network packets will be tagged with".
+/// "classID: is the network class identifier the cgroup's network packets will be tagged with" (config-linux.md,
+/// "Network").
 #[test]
 fn network_class_is_set_where_its_hierarchy_is() {
     needs_containers!();
@@ -298,7 +305,8 @@ fn network_class_is_set_where_its_hierarchy_is() {
     assert_eq!(read(&shim, "net_cls.classid").as_deref(), Some("7"));
 }
 
-/// What the kernel or the spec forbids fails Create with the field and the reason, and leaves nothing.
+/// "Runtimes MUST generate an error when invalid or unsupported values are encountered." (config.md, "Valid values")
+/// The error has the field and the reason, and nothing is left.
 #[test]
 fn forbidden_values_are_explained() {
     needs_containers!();

@@ -60,6 +60,8 @@ fn devices_of(file: &Path) -> Vec<PathBuf> {
     with.map(|device| device.path()).collect()
 }
 
+/// "The runtime SHOULD NOT modify the ownership of referenced filesystems to realize the mapping." (config-linux.md,
+/// "User namespace mappings")
 #[test]
 fn overlay_with_mapped_layers_is_the_mapped_roots() {
     needs_containers!();

@@ -38,7 +38,9 @@ fn sleeper<'h>(host: &'h Host, process: &[(&str, Value)]) -> Shim<'h> {
     host.start(bundle)
 }
 
-/// "policy: SCHED_OTHER, … SCHED_BATCH, … SCHED_IDLE, SCHED_DEADLINE"; "nice"; "runtime", "deadline", "period".
+/// "policy: represents the scheduling policy." "nice: is the nice value for the process, affecting its priority."
+/// "runtime: represents the amount of time in nanoseconds during which the process is allowed to run in a given
+/// period, used by the deadline scheduler." (config.md, "Linux Process")
 #[test]
 fn init_has_its_scheduling_policy() {
     needs_containers!();
@@ -60,8 +62,9 @@ fn init_has_its_scheduling_policy() {
     }
 }
 
-/// "SCHED_FIFO", "SCHED_RR"; "priority: the static priority of the process, used by real-time policies". On cgroup v1
-/// they take "realtimeRuntime" and "realtimePeriod", which are tested along.
+/// "priority: represents the static priority of the process, used by real-time policies like SCHED_FIFO and
+/// SCHED_RR." (config.md, "Linux Process") On cgroup v1 they take "realtimeRuntime" and "realtimePeriod", which are
+/// tested along.
 #[test]
 fn init_has_its_real_time_policy() {
     needs_containers!();
@@ -79,8 +82,9 @@ fn init_has_its_real_time_policy() {
     }
 }
 
-/// "flags: SCHED_FLAG_RESET_ON_FORK": children start without what takes privilege (sched(7)). "SCHED_FLAG_KEEP_POLICY",
-/// "SCHED_FLAG_KEEP_PARAMS": what was there stays.
+/// "flags: is an array of strings representing scheduling flags." (config.md, "Linux Process")
+/// SCHED_FLAG_RESET_ON_FORK: children start without what takes privilege (sched(7)). SCHED_FLAG_KEEP_POLICY,
+/// SCHED_FLAG_KEEP_PARAMS: what was there stays.
 #[test]
 fn scheduling_flags_have_their_effect() {
     needs_containers!();
@@ -100,7 +104,8 @@ fn scheduling_flags_have_their_effect() {
     assert_eq!(scheduling(shim.run()).0, 0);
 }
 
-/// Where the kernel refuses, Create says which field and why. ("SCHED_ISO" is reserved and was never built.)
+/// "If the runtime cannot apply a property as specified in the configuration, it MUST generate an error" (runtime.md,
+/// "Create"): it says which field and why. (SCHED_ISO is reserved and was never built.)
 #[test]
 fn impossible_scheduling_is_refused_in_words() {
     needs_containers!();
@@ -121,7 +126,8 @@ fn impossible_scheduling_is_refused_in_words() {
     }
 }
 
-/// An exec's process has its own `scheduler` and `ioPriority`; without them, as in runc, those of init's process.
+/// "scheduler: is an object describing the scheduler properties for the process." (config.md, "Linux Process") An
+/// exec has its own, and its own ioPriority; without them, as in runc, those of init's process.
 #[test]
 fn exec_has_its_own_scheduling_or_inits() {
     needs_containers!();
@@ -140,7 +146,9 @@ fn exec_has_its_own_scheduling_or_inits() {
     assert!(own.starts_with("9 0\nidle"), "{own}");
 }
 
-/// "class: IOPRIO_CLASS_RT, IOPRIO_CLASS_BE, and IOPRIO_CLASS_IDLE"; "priority … 0 to 7".
+/// "class: specifies the I/O scheduling class. Possible values are IOPRIO_CLASS_RT, IOPRIO_CLASS_BE, and
+/// IOPRIO_CLASS_IDLE." "The value should be an integer ranging from 0 (highest) to 7 (lowest)." (config.md, "Linux
+/// Process")
 #[test]
 fn init_has_its_io_priority() {
     needs_containers!();
@@ -160,9 +168,9 @@ fn init_has_its_io_priority() {
     }
 }
 
-/// "initial: a list of CPUs a runtime parent process to be run on initially, before the transition to container's
-/// cgroup"; "final: a list of CPUs the process will be run on after the transition". "This setting is not applicable to
-/// the container's init process."
+/// "initial: is a list of CPUs a runtime parent process to be run on initially, before the transition to container's
+/// cgroup." "final: is a list of CPUs the process will be run on after the transition to container's cgroup." "This
+/// setting is not applicable to the container's init process." (config.md, "Linux Process")
 #[test]
 fn exec_runs_on_its_cpus() {
     needs_containers!();
@@ -211,7 +219,8 @@ fn impossible_affinity_fails_the_exec_in_words() {
     }
 }
 
-/// "memoryPolicy sets the NUMA memory policy for the container": all modes and flags, for init and exec alike.
+/// "memoryPolicy: sets the NUMA memory policy for the container." (config-linux.md, "Memory policy") All modes and
+/// flags, for init and exec alike.
 #[test]
 fn memory_policy_is_the_containers() {
     needs_containers!();
@@ -243,7 +252,8 @@ fn memory_policy_is_the_containers() {
     assert!(exec_output(&shim, script, |_| ()).contains(" interleave:0"));
 }
 
-/// "Some modes require that there are no nodes … Others that there is at least one node".
+/// "Some modes require that there are no nodes, e.g. MPOL_DEFAULT and MPOL_LOCAL. Others that there is at least one
+/// node, e.g. MPOL_BIND and MPOL_INTERLEAVE." (config-linux.md, "Memory policy")
 #[test]
 fn impossible_memory_policy_is_refused_in_words() {
     needs_containers!();

@@ -25,8 +25,8 @@ fn notify(bundle: &mut Bundle, agent: &Agent, calls: &[&str]) {
     bundle.set("/linux/seccomp/listenerMetadata", json!("opaque=1"));
 }
 
-/// "SCMP_ACT_KILL, SCMP_ACT_KILL_PROCESS, SCMP_ACT_KILL_THREAD, SCMP_ACT_TRAP": all end a process of one thread by
-/// SIGSYS (seccomp(2)).
+/// "action: the action for seccomp rules." (config-linux.md, "Seccomp") SCMP_ACT_KILL, SCMP_ACT_KILL_PROCESS,
+/// SCMP_ACT_KILL_THREAD and SCMP_ACT_TRAP all end a process of one thread by SIGSYS (seccomp(2)).
 #[test]
 fn actions_that_end_the_process() {
     needs_containers!();
@@ -38,8 +38,9 @@ fn actions_that_end_the_process() {
     }
 }
 
-/// "SCMP_ACT_ERRNO … The default is EPERM", "SCMP_ACT_TRACE" answers ENOSYS where nobody traces (seccomp(2)),
-/// "SCMP_ACT_LOG" and "SCMP_ACT_ALLOW" let the call happen.
+/// "Some actions like SCMP_ACT_ERRNO and SCMP_ACT_TRACE allow to specify the errno code to return." "The default is
+/// EPERM." (config-linux.md, "Seccomp") SCMP_ACT_TRACE answers ENOSYS where nobody traces (seccomp(2)), SCMP_ACT_LOG
+/// and SCMP_ACT_ALLOW let the call happen.
 #[test]
 fn actions_that_go_on() {
     needs_containers!();
@@ -57,7 +58,8 @@ fn actions_that_go_on() {
     }
 }
 
-/// "defaultErrnoRet … the errno return code to use": for all that the profile, here containerd's own, does not name.
+/// "defaultErrnoRet: the errno return code to use." (config-linux.md, "Seccomp") For all that the profile, here
+/// containerd's own, does not name.
 #[test]
 fn default_action_has_its_own_errno() {
     needs_containers!();
@@ -72,7 +74,8 @@ fn default_action_has_its_own_errno() {
     assert!(text.contains("quota exceeded"), "{text}");
 }
 
-/// "args … op: the operator for syscall arguments in seccomp." A signal's number is kill(2)'s second argument.
+/// "op: the operator for syscall arguments in seccomp." (config-linux.md, "Seccomp") A signal's number is kill(2)'s
+/// second argument.
 #[test]
 fn arguments_decide_by_every_operator() {
     needs_containers!();
@@ -98,9 +101,9 @@ fn arguments_decide_by_every_operator() {
     }
 }
 
-/// "flags … SECCOMP_FILTER_FLAG_TSYNC, SECCOMP_FILTER_FLAG_LOG, SECCOMP_FILTER_FLAG_SPEC_ALLOW,
-/// SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": the kernel takes each, alone and together; the last only makes a
-/// difference, and is only let through, where there is a listener.
+/// "flags: list of flags to use with seccomp(2)." (config-linux.md, "Seccomp") The kernel takes each, alone and
+/// together; SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV only makes a difference, and is only let through, where there is
+/// a listener.
 #[test]
 fn every_flag_is_taken() {
     needs_containers!();
@@ -123,9 +126,10 @@ fn every_flag_is_taken() {
     }
 }
 
-/// "listenerPath … over which the runtime will send the container process state data structure when the
-/// SCMP_ACT_NOTIFY action is used." "metadata: opaque metadata." "pid: the container process ID, as seen by the
-/// runtime."
+/// "specifies the path of UNIX domain socket over which the runtime will send the container process state data
+/// structure when the SCMP_ACT_NOTIFY action is used." (config-linux.md, "Seccomp") "pid: is the container process
+/// ID, as seen by the runtime." "metadata: opaque metadata." "state: is the state of the container."
+/// (config-linux.md, "The Container Process State")
 #[test]
 fn agent_gets_the_listener_with_the_containers_state_and_answers() {
     needs_containers!();
@@ -157,7 +161,7 @@ fn agent_gets_the_listener_with_the_containers_state_and_answers() {
 }
 
 /// The profile holds for every process of the container, and each has a listener of its own: "The runtime MUST send
-/// exactly one container process state per connection."
+/// exactly one container process state per connection." (config-linux.md, "Seccomp")
 #[test]
 fn exec_has_a_listener_of_its_own() {
     needs_containers!();
@@ -219,7 +223,7 @@ fn setup_does_not_wait_for_an_agent_that_has_nothing_yet() {
     }
 }
 
-/// "If sending to this socket fails, the runtime MUST generate an error."
+/// "If sending to this socket fails, the runtime MUST generate an error." (config-linux.md, "Seccomp")
 #[test]
 fn absent_agent_fails_the_start_by_its_path() {
     needs_containers!();
@@ -246,7 +250,7 @@ fn absent_agent_fails_the_start_by_its_path() {
     shim.assert_nothing_left();
 }
 
-/// "If the SCMP_ACT_NOTIFY action is not used this value is ignored."
+/// "If the SCMP_ACT_NOTIFY action is not used this value is ignored." (config-linux.md, "Seccomp")
 #[test]
 fn listener_path_without_notification_is_ignored() {
     needs_containers!();
@@ -257,8 +261,9 @@ fn listener_path_without_notification_is_ignored() {
     assert_eq!(text, "made\n");
 }
 
-/// "listenerMetadata … MUST NOT be set if listenerPath is not set." "SCMP_ACT_NOTIFY" needs a path, cannot be the
-/// default, and cannot be for `write`; an errno is for actions that return one ("the runtime MUST … fail").
+/// "This field MUST NOT be set if listenerPath is not set." "When the action doesn't support an errno, the runtime
+/// MUST print and error and fail." (config-linux.md, "Seccomp") SCMP_ACT_NOTIFY needs a path, cannot be the default,
+/// and cannot be for `write`.
 #[test]
 fn impossible_profiles_are_refused_by_their_field() {
     needs_containers!();

@@ -10,7 +10,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// "user: the container will be able to remap user and group IDs from the host to local users and groups."
+/// user: "the container will be able to remap user and group IDs from the host to local users and groups within the
+/// container." (config-linux.md, "Namespaces")
 #[test]
 fn new_user_namespace_maps_root_and_its_processes_are_the_mapped_user() {
     needs_containers!();
@@ -24,7 +25,7 @@ fn new_user_namespace_maps_root_and_its_processes_are_the_mapped_user() {
     assert_eq!(words, ["0", "0", "0", "100000", "65536", "crw-rw-rw-"]);
 }
 
-/// "timeOffsets: sets the offset for Time Namespace."
+/// "timeOffsets: sets the offset for Time Namespace." (config-linux.md, "Offset for Time Namespace")
 #[test]
 fn time_namespace_has_its_offsets() {
     needs_containers!();
@@ -37,7 +38,8 @@ fn time_namespace_has_its_offsets() {
     assert!(uptime >= 10_000_000, "{uptime}");
 }
 
-/// "path: namespace file. … The runtime MUST place the container process in the namespace associated with that path."
+/// "path: namespace file." "The runtime MUST place the container process in the namespace associated with that path."
+/// (config-linux.md, "Namespaces")
 #[test]
 fn namespaces_by_path_are_joined() {
     needs_containers!();
@@ -88,7 +90,7 @@ fn user_namespace_by_path_is_joined_with_the_network_it_owns() {
     assert_eq!(seen, [PathBuf::from("0"), inode("user"), inode("net")]);
 }
 
-/// "sysctl: allows kernel parameters to be modified at runtime for the container."
+/// "sysctl: allows kernel parameters to be modified at runtime for the container." (config-linux.md, "Sysctl")
 #[test]
 fn sysctls_hold_in_the_container() {
     needs_containers!();
@@ -98,7 +100,7 @@ fn sysctls_hold_in_the_container() {
     assert_eq!(text, "1\n123\n");
 }
 
-/// "SCMP_ACT_ERRNO … errnoRet: the errno return code to use."
+/// "errnoRet: the errno return code to use." (config-linux.md, "Seccomp")
 #[test]
 fn seccomp_answers_with_the_errno_of_the_profile() {
     needs_containers!();
@@ -115,7 +117,8 @@ fn seccomp_answers_with_the_errno_of_the_profile() {
     }
 }
 
-/// "Hooks … entries MUST be called in the listed order", at their moments, with "the state of the container … over stdin".
+/// "Hooks MUST be called in the listed order. The state of the container MUST be passed to hooks over stdin"
+/// (config.md, "POSIX-platform Hooks").
 #[test]
 fn hooks_run_at_their_moments_with_the_state() {
     needs_containers!();
@@ -144,7 +147,8 @@ fn hooks_run_at_their_moments_with_the_state() {
     assert!(text.contains(r#"poststop "status":"stopped""#), "{text}");
 }
 
-/// "createRuntime … If any hook returns a non-zero exit code, the runtime MUST stop the container."
+/// "If any createRuntime hook fails, the runtime MUST generate an error, stop the container" (runtime.md,
+/// "Lifecycle").
 #[test]
 fn failing_hook_fails_create_in_words_and_leaves_nothing() {
     needs_containers!();
@@ -165,7 +169,8 @@ fn failing_hook_fails_create_in_words_and_leaves_nothing() {
     shim.assert_nothing_left();
 }
 
-/// "personality: sets the Linux execution personality." PER_LINUX32 is 8 (personality(2)).
+/// "personality: sets the Linux execution personality." (config-linux.md, "Personality") PER_LINUX32 is 8
+/// (personality(2)).
 #[test]
 fn personality_is_the_one_asked_for() {
     needs_containers!();
@@ -180,8 +185,9 @@ fn mount(arguments: &[&str]) {
     assert!(status.success(), "{arguments:?}");
 }
 
-/// "rootfsPropagation: sets the rootfs's mount propagation. Its value is either shared, slave, private or unbindable."
-/// Kubernetes asks for rshared when a volume's mountPropagation is Bidirectional.
+/// "rootfsPropagation: sets the rootfs's mount propagation. Its value is either shared, slave, private or
+/// unbindable." (config-linux.md, "Rootfs Mount Propagation") Kubernetes asks for rshared when a volume's
+/// mountPropagation is Bidirectional.
 #[test]
 fn mounts_on_a_shared_volume_of_a_shared_rootfs_travel_both_ways() {
     needs_containers!();

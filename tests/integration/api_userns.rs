@@ -108,7 +108,8 @@ fn in_pinned(script: &str, change: impl FnOnce(&mut Bundle)) -> String {
     text
 }
 
-/// "path: namespace file. … The runtime MUST place the container process in the namespace associated with that path."
+/// "The runtime MUST place the container process in the namespace associated with that path." (config-linux.md,
+/// "Namespaces")
 #[test]
 fn pinned_user_namespace_without_a_process_is_joined() {
     needs_containers!();
@@ -133,7 +134,8 @@ fn filesystems_are_mounted_as_the_namespaces_owner() {
     assert_eq!((lines[4], lines[5]), ("1", "lo"), "{text}");
 }
 
-/// "Linux … user: the container will be able to remap user and group IDs from the host": its streams are its own.
+/// user: "the container will be able to remap user and group IDs from the host to local users and groups within the
+/// container" (config-linux.md, "Namespaces"): its streams are its own.
 #[test]
 fn standard_streams_belong_to_the_mapped_user() {
     needs_containers!();

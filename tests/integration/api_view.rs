@@ -37,6 +37,7 @@ fn assert_same_view(change: &dyn Fn(&mut Bundle), script: &str) {
 const MOUNTS: &str = r#"while read -r id parent dev root point options rest; do echo "$root $point $options ${rest}"; done </proc/self/mountinfo |
     sed -e 's/lowerdir.*//' -e 's/\(master\|shared\|propagate_from\):[0-9]*/\1/g' -e 's/tmpfs tmpfs .*\(ro\|rw\)/tmpfs \1/' -e 's#^\([^ ]*\) \(/proc/\(acpi\|kcore\|keys\|latency_stats\|sched_debug\|scsi\|timer_list\|timer_stats\)\|/sys/firmware\) .*#\1 \2 masked#' -e 's#/[^ ]*\(/NAMESPACE\|/mst-\)[^ ]*##' -e 's/^[^ ]* //' | sort"#;
 
+/// "mounts: specifies additional mounts beyond root." (config.md, "Mounts")
 #[test]
 fn mounts_are_the_same() {
     needs_containers!();
@@ -44,6 +45,8 @@ fn mounts_are_the_same() {
     assert_same_view(&|_| {}, MOUNTS);
 }
 
+/// "capabilities: is an object containing arrays that specifies the sets of capabilities for the process."
+/// (config.md, "Linux Process")
 #[test]
 fn status_fields_are_the_same() {
     needs_containers!();
@@ -60,6 +63,9 @@ fn status_fields_are_the_same() {
     assert_same_view(&user, &format!("exec {fields}"));
 }
 
+/// "By default, only the stdin, stdout and stderr file descriptors are kept open for the application by the runtime."
+/// (runtime-linux.md, "File descriptors") "env: with the same semantics as IEEE Std 1003.1-2008's environ."
+/// (config.md, "Process")
 #[test]
 fn limits_environment_and_descriptors_are_the_same() {
     needs_containers!();
@@ -78,6 +84,7 @@ fn limits_environment_and_descriptors_are_the_same() {
     assert_same_view(&set, script);
 }
 
+/// "devices: lists devices that MUST be available in the container." (config-linux.md, "Devices")
 #[test]
 fn devices_are_the_same() {
     needs_containers!();
@@ -90,6 +97,9 @@ fn devices_are_the_same() {
     assert_same_view(&devices, script);
 }
 
+/// "maskedPaths: will mask over the provided paths inside the container so that they cannot be read."
+/// (config-linux.md, "Masked Paths") "readonlyPaths: will set the provided paths as readonly inside the container."
+/// (config-linux.md, "Readonly Paths")
 #[test]
 fn masked_and_read_only_paths_are_the_same() {
     needs_containers!();
@@ -98,6 +108,7 @@ fn masked_and_read_only_paths_are_the_same() {
     assert_same_view(&|_| {}, script);
 }
 
+/// cgroup: "the container will have an isolated view of the cgroup hierarchy." (config-linux.md, "Namespaces")
 #[test]
 fn cgroups_are_the_same() {
     needs_containers!();
@@ -118,6 +129,7 @@ fn cgroups_are_the_same() {
     }
 }
 
+/// "options: Mount options of the filesystem to be used." (config.md, "Mounts")
 #[test]
 fn tmpfs_of_shm_and_extra_mounts_are_the_same() {
     needs_containers!();
@@ -234,7 +246,8 @@ fn bind_of_a_read_only_source_is_as_under_runc() {
     );
 }
 
-/// "shares: specifies a relative share of CPU time"; on v2 the default of one is to be the default of the other.
+/// "shares: specifies a relative share of CPU time available to the tasks in a cgroup" (config-linux.md, "CPU"); on
+/// v2 the default of one is to be the default of the other.
 #[test]
 fn default_shares_are_the_default_weight_on_cgroup_v2() {
     needs_containers!();

@@ -37,6 +37,7 @@ fn exit_status_after_a_signal_is_128_and_the_signal() {
     assert_eq!(answer.status, 137);
 }
 
+/// "terminal: specifies whether a terminal is attached to the process, defaults to false." (config.md, "Process")
 #[test]
 fn terminal_is_a_terminal() {
     needs_containers!();
@@ -107,6 +108,7 @@ fn cpu_limit_is_set() {
     assert_eq!(values, [if subject::cgroup_v2() { "50000 100000\n" } else { "50000\n" }]);
 }
 
+/// "cwd: is the working directory that will be set for the executable." (config.md, "Process")
 #[test]
 fn user_folder_and_environment_are_those_asked_for() {
     needs_containers!();
@@ -144,6 +146,8 @@ fn bind_mount_is_the_hosts_folder_and_read_only_means_it() {
     assert!(folder.path().join("new").exists());
 }
 
+/// "readonly: If true then the root filesystem MUST be read-only inside the container, defaults to false."
+/// (config.md, "Root")
 #[test]
 fn read_only_root_cannot_be_written() {
     needs_containers!();

@@ -40,6 +40,7 @@ mod api_systemd;
 mod api_userns;
 mod api_view;
 mod cancel;
+mod coverage;
 mod ctr_run;
 mod ctr_tasks;
 mod cve_mounts;

@@ -305,6 +305,8 @@ mod tests {
         files.iter().map(|name| std::fs::read_to_string(folder.path().join(name)).unwrap()).collect()
     }
 
+    /// "hcaHandles: specifies the maximum number of hca_handles in the cgroup"; "hcaObjects: specifies the maximum number of
+    /// hca_objects in the cgroup" (config-linux.md, "RDMA").
     #[test]
     fn rdma_is_limited_by_device() {
         let json = r#"{"rdma":{"mlx5_1":{"hcaHandles":3,"hcaObjects":10000}}}"#;
@@ -312,12 +314,15 @@ mod tests {
         assert_eq!(written(r#"{"rdma":{"a":{"hcaObjects":2}}}"#, &["rdma.max"]), ["a hca_object=2"]);
     }
 
+    /// "priority applied to the interface" (config-linux.md, "Network").
     #[test]
     fn network_priorities_are_set_by_interface() {
         let json = r#"{"network":{"priorities":[{"name":"eth0","priority":500}]}}"#;
         assert_eq!(written(json, &["net_prio.ifpriomap"]), ["eth0 500"]);
     }
 
+    /// "weight: specifies per-cgroup weight." "weightDevice: an array of per-device bandwidth weights." (config-linux.md,
+    /// "Block IO")
     #[test]
     fn block_weights_go_to_the_files_of_the_scheduler_at_work() {
         let json = r#"{"blockIO":{"weight":300,"leafWeight":20,
@@ -330,6 +335,8 @@ mod tests {
         }
     }
 
+    /// "0 is a valid limit value for the pids cgroup controller from the kernel's perspective and SHOULD be treated as such by
+    /// runtimes." (config-linux.md, "PIDs")
     #[test]
     fn a_pids_limit_of_zero_leaves_room_for_init_alone() {
         assert_eq!((pids_max(0), pids_max(-1), pids_max(5)), ("1".into(), "max".into(), "5".into()));
