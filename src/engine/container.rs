@@ -54,6 +54,14 @@ impl Process {
         process::poll_in(self.pidfd.as_fd(), 0).unwrap_or(false)
     }
 
+    /// Has it ended, or is it about to?
+    ///
+    /// KERNEL: the init of a pid namespace kills everybody in it on its way out, and has not ended until all are reaped.
+    pub(super) fn is_ending(&self) -> bool {
+        const PF_EXITING: u64 = 0x4;
+        self.has_ended() || flags(self.pid).is_none_or(|flags| flags & PF_EXITING != 0)
+    }
+
     /// Its report socket has closed: did it die instead of executing its program? `at_execve`: it came to that step.
     ///
     /// KERNEL: execve(2) takes the flag away before it closes the socket; a death closes the socket first.
@@ -82,12 +90,16 @@ pub struct Container {
     pub(super) state: Mutex<State>,
 }
 
-/// Did the process, which is not reaped yet, come to execute its program? `PF_FORKNOEXEC` of proc_pid_stat(5) tells.
+/// Did the process, which is not reaped yet, come to execute its program?
 fn executed(pid: i32) -> bool {
     const PF_FORKNOEXEC: u64 = 0x40;
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let flags = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(6)?.parse::<u64>().ok());
-    flags.is_none_or(|flags| flags & PF_FORKNOEXEC == 0)
+    flags(pid).is_none_or(|flags| flags & PF_FORKNOEXEC == 0)
+}
+
+/// The kernel's flags of a process that is not reaped yet (proc_pid_stat(5)).
+fn flags(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(')').next()?.split_whitespace().nth(6)?.parse().ok()
 }
 
 impl Container {

@@ -43,6 +43,14 @@ impl Container {
     /// # Errors
     /// `Program` when it cannot be executed, `Gone` when init is dead.
     pub fn exec(&self, request: ExecRequest) -> Result<Executed, Error> {
+        // Whatever fails while the container goes fails because of that.
+        self.try_exec(request).map_err(|e| match self.init.is_ending() {
+            true => Error::Gone("the container's init process is gone".into()),
+            false => e,
+        })
+    }
+
+    fn try_exec(&self, request: ExecRequest) -> Result<Executed, Error> {
         let process = self.complete(request.process);
         // ORDER: noted first: from its own birth on the process may trace those that come after it.
         self.for_exec.note_capabilities(&process);
@@ -124,7 +132,10 @@ impl Container {
                     born.reborn(pidfd)?;
                     unborn = false;
                 }
-                (Message::Closed, _) if unborn || died_early(plan, born) => return Err(self.untimely()),
+                (Message::Closed, _) if unborn || died_early(plan, born) => {
+                    let why = "it was killed; it may have found no memory";
+                    return Err(Error::doing("setting the process up", why));
+                }
                 (Message::Closed, _) => return Ok(terminal),
                 (Message::Reached(Sync::Ready), master) => {
                     terminal = master;
@@ -137,14 +148,6 @@ impl Container {
                 }
                 (message, _) => return Err(failure(plan, &message)),
             }
-        }
-    }
-
-    /// Why a process died during its set-up: with init, or alone.
-    fn untimely(&self) -> Error {
-        match self.init.has_ended() {
-            true => Error::Gone("the container's init process is gone".into()),
-            false => Error::doing("setting the process up", "it was killed; it may have found no memory"),
         }
     }
 

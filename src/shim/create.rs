@@ -55,7 +55,9 @@ impl Tasks {
                     self.unfinished.linger(&id, rest);
                 }
                 io.close(Duration::ZERO).await;
-                return Err(refuse(e));
+                // Killed on its way: "not found" would be taken to mean the container.
+                let died = matches!(e, engine::Error::Gone(_));
+                return Err(if died { error::unknown(e) } else { refuse(e) });
             }
         };
         let task = self.adopt_task(&request, bundle, created, streams, io, options).await?;

@@ -13,6 +13,7 @@ pub(crate) mod inflight;
 mod info;
 pub mod log;
 pub mod options;
+mod pause;
 mod peers;
 mod placement;
 mod process;

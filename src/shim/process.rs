@@ -60,7 +60,8 @@ pub struct Process {
     stdin_closed: AtomicBool,
     status: Mutex<Status>,
     running: Mutex<Option<engine::Process>>,
-    ended: watch::Sender<Option<Exit>>,
+    /// The exit, or `None` inside for a process that was removed and never ran.
+    ended: watch::Sender<Option<Option<Exit>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -100,19 +101,38 @@ impl Process {
     /// The end: from here on `Wait` answers.
     pub fn set_stopped(&self, exit: Exit) {
         *lock(&self.status) = Status::Stopped(exit);
-        self.ended.send_replace(Some(exit));
+        self.ended.send_replace(Some(Some(exit)));
     }
 
     pub fn exit(&self) -> Option<Exit> {
-        *self.ended.borrow()
+        self.ended.borrow().flatten()
     }
 
-    /// Waits for the end.
+    /// Nobody can start it any more: who waits for an end that will not come is told so.
+    pub fn set_removed(&self) {
+        self.ended.send_if_modified(|ended| {
+            let waiting = ended.is_none();
+            *ended = (*ended).or(Some(None));
+            waiting
+        });
+    }
+
+    /// Waits for the end of a process that has one.
     pub async fn ended(&self) -> Exit {
+        loop {
+            match self.ended_or_removed().await {
+                Some(exit) => return exit,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Waits for the end; nothing for a process that was removed and never ran.
+    pub async fn ended_or_removed(&self) -> Option<Exit> {
         let mut seen = self.ended.subscribe();
         loop {
-            if let Some(exit) = *seen.borrow_and_update() {
-                return exit;
+            if let Some(ended) = *seen.borrow_and_update() {
+                return ended;
             }
             // The sender lives in `self`: this can only mean that a value came.
             let _ = seen.changed().await;

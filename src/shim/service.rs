@@ -283,7 +283,9 @@ impl TaskService for Service {
 
     async fn wait(&self, _: &TtrpcContext, r: WaitRequest) -> Answer<WaitResponse> {
         let (_, process) = self.process_made(&r.id, &r.exec_id).await?;
-        let exit = process.ended().await;
+        let exit = process.ended_or_removed().await.ok_or_else(|| {
+            error::not_found(format!("process {} has been deleted, and never ran", process.exec_id))
+        })?;
         let exited_at = Some(exit.timestamp()).into();
         Ok(WaitResponse { exit_status: exit.status, exited_at, ..Default::default() })
     }

@@ -15,7 +15,7 @@ use super::ahead::Ahead;
 use super::error;
 use super::inflight::{Inflight, Outcome, Reply};
 use super::process::{Process, Status};
-use super::proto::events::{TaskDelete, TaskExecAdded, TaskExecStarted, TaskPaused, TaskResumed, TaskStart};
+use super::proto::events::{TaskDelete, TaskExecAdded, TaskExecStarted, TaskStart};
 use super::publisher::Journal;
 use super::task::{Exec, Task};
 use super::unfinished::Unfinished;
@@ -27,8 +27,6 @@ use crate::sys::fault::fault;
 
 /// A stranger that holds a dead process's streams is waited for this long at Delete.
 const CLOSE_GRACE: Duration = Duration::from_millis(250);
-/// A cgroup that does not freeze within this is thawed again, and the process in its way named.
-const FREEZE: Duration = Duration::from_secs(2);
 
 /// All tasks of the shim.
 #[derive(Clone)]
@@ -296,32 +294,6 @@ impl Tasks {
         Ok(())
     }
 
-    pub async fn pause(self, task: Arc<Task>) -> Outcome {
-        if task.init.status() != Status::Running || task.is_ending() {
-            return Err(error::failed_precondition(format!("container {} is not running", task.id)));
-        }
-        let container = task.container.clone();
-        blocking(move || container.cgroup.freeze(FREEZE)).await?.map_err(|e| refuse(e.into()))?;
-        task.set_paused(true);
-        let mut event = TaskPaused::new();
-        event.container_id = task.id.clone();
-        self.journal.publish(&event, SystemTime::now());
-        Ok(Reply::Done)
-    }
-
-    pub async fn resume(self, task: Arc<Task>) -> Outcome {
-        if !task.is_paused() {
-            return Err(error::failed_precondition(format!("container {} is not paused", task.id)));
-        }
-        let container = task.container.clone();
-        blocking(move || container.cgroup.thaw()).await?.map_err(|e| refuse(e.into()))?;
-        task.set_paused(false);
-        let mut event = TaskResumed::new();
-        event.container_id = task.id.clone();
-        self.journal.publish(&event, SystemTime::now());
-        Ok(Reply::Done)
-    }
-
     pub async fn update(self, task: Arc<Task>, resources: oci_spec::runtime::LinuxResources) -> Outcome {
         let container = task.container.clone();
         blocking(move || container.cgroup.update(&resources)).await?.map_err(|e| refuse(e.into()))?;
@@ -353,6 +325,7 @@ impl Tasks {
         let hooks = blocking(move || container.delete()).await?.map_err(refuse)?;
         hooks.iter().for_each(|e| log::warn!("container {}: {e}", task.id));
         self.map().remove(&task.id);
+        task.exec_processes().iter().for_each(|exec| exec.set_removed());
         self.inflight
             .drop_results(|(verb, id, exec)| *id == task.id && (*verb != "Delete" || !exec.is_empty()));
         let mut event = TaskDelete::new();
@@ -378,6 +351,7 @@ impl Tasks {
         }
         close(&process, CLOSE_GRACE).await;
         task.remove_exec(&process.exec_id);
+        process.set_removed();
         let _ = fault!("Delete: exec gone");
         Ok(Reply::Deleted { pid: process.pid(), exit: process.exit() })
     }

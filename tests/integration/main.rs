@@ -48,6 +48,7 @@ mod cve_process;
 mod exhaustion;
 mod faults;
 mod faults_child;
+mod model;
 mod race;
 mod soak;
 mod stuck;

@@ -2,12 +2,20 @@
 
 use super::wire;
 use containerd_shim_protos::api;
-use protobuf::Message;
+use protobuf::well_known_types::timestamp::Timestamp;
+use protobuf::{Message, MessageField};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use ttrpc::proto::{Request, Response};
+
+/// Seconds since the epoch, and nanoseconds.
+pub type Time = (i64, i32);
+
+pub fn time(timestamp: &MessageField<Timestamp>) -> Option<Time> {
+    timestamp.as_ref().map(|time| (time.seconds, time.nanos))
+}
 
 /// One event, with the fields that the tests ask for.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +28,7 @@ pub struct Event {
     pub exec: String,
     pub pid: u32,
     pub exit_status: u32,
+    pub exited_at: Option<Time>,
 }
 
 impl Event {
@@ -136,6 +145,7 @@ fn event(envelope: &containerd_shim_protos::shim::event::Envelope) -> Event {
         M::parse_from_bytes(&any.value).expect("the event's message")
     }
     let any = &envelope.event;
+    let mut exited_at = None;
     let (container, exec, pid, exit_status) = match envelope.topic.as_str() {
         "/tasks/create" => {
             let e: t::TaskCreate = read(any, "containerd.events.TaskCreate");
@@ -147,10 +157,12 @@ fn event(envelope: &containerd_shim_protos::shim::event::Envelope) -> Event {
         }
         "/tasks/exit" => {
             let e: t::TaskExit = read(any, "containerd.events.TaskExit");
+            exited_at = time(&e.exited_at);
             (e.container_id, e.id, e.pid, e.exit_status)
         }
         "/tasks/delete" => {
             let e: t::TaskDelete = read(any, "containerd.events.TaskDelete");
+            exited_at = time(&e.exited_at);
             (e.container_id, e.id, e.pid, e.exit_status)
         }
         "/tasks/oom" => {
@@ -188,5 +200,6 @@ fn event(envelope: &containerd_shim_protos::shim::event::Envelope) -> Event {
         exec,
         pid,
         exit_status,
+        exited_at,
     }
 }
