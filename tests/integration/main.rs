@@ -51,4 +51,5 @@ mod faults_child;
 mod model;
 mod race;
 mod soak;
+mod soak_daemon;
 mod stuck;

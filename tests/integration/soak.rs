@@ -1,12 +1,12 @@
-//! Churn: many containers and execs with random kills, pauses, OOMs, crashes of shims and restarts of the daemon. Every
+//! Churn: many containers and execs with random kills, pauses, OOMs, crashes of shims and restarts of the listener. Every
 //! exit is told exactly once and in order, and nothing leaks. Short here; `make soak` (hack/soak.sh) runs it long.
 //!
-//! `SOAK_CONTAINERS=40 SOAK_EXECS=400 SOAK_SEED=n SOAK_WORKERS=8`; `SOAK_ROUNDS=2` of the part through containerd.
+//! `SOAK_CONTAINERS=40 SOAK_EXECS=400 SOAK_SEED=n SOAK_WORKERS=8`.
 
 use crate::support::bundle::Bundle;
 use crate::support::events::{Event, EventServer};
 use crate::support::shim::{Host, Shim};
-use crate::support::{SOON, containerd::Containerd, eventually, leak, subject};
+use crate::support::{SOON, eventually, leak, subject};
 use crate::{needs, needs_containers};
 use fastrand::Rng;
 use serde_json::json;
@@ -15,15 +15,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-fn number(name: &str, default: usize) -> usize {
+pub fn number(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 /// What a worker did to one container, and so what must have been told of it.
 #[derive(Default)]
-struct Expected {
+pub struct Expected {
     /// Exit status by exec id; init's under the empty id. None: init was killed together with its shim.
-    exits: HashMap<String, u32>,
+    pub exits: HashMap<String, u32>,
     crashed: bool,
     oom: bool,
 }
@@ -224,7 +224,7 @@ impl Soak<'_> {
     }
 }
 
-fn check_one(id: &str, expected: &Expected, events: &[Event]) -> usize {
+pub fn check_one(id: &str, expected: &Expected, events: &[Event]) -> usize {
     let names: Vec<String> = events.iter().map(Event::name).collect();
     if expected.crashed {
         // What its shim still had to say died with it.
@@ -366,60 +366,4 @@ fn soak_execs_leave_no_memory_and_no_descriptor_in_the_shim() {
             .then_some(())
     });
     assert!(started <= execs + 100);
-}
-
-/// The daemon is killed, or stopped and continued, while containers come and go; all their ends are known afterwards.
-#[test]
-fn soak_through_containerd_that_is_killed_and_stopped_under_load() {
-    needs_containers!();
-    needs!(subject::ours(), "the churn measures this shim");
-    let rounds = number("SOAK_ROUNDS", 2);
-    let mut daemon = Containerd::new();
-    let (began, mut containers) = (Instant::now(), 0);
-    for round in 0..rounds {
-        let namespace = daemon.namespace();
-        let ids: Vec<String> = (0..4).map(|number| format!("c{round}-{number}")).collect();
-        // The loop ends with 99 if a write ever fails; TERM ends it with a status of its own.
-        let script = |number: usize| {
-            format!("trap 'exit {}' TERM; while echo line; do sleep 0.05; done; exit 99", number + 10)
-        };
-        let log = std::env::temp_dir().join(subject::unique("mst-log"));
-        let uri = format!("file://{}", log.display());
-        std::thread::scope(|scope| {
-            for (number, id) in ids.iter().enumerate() {
-                let (namespace, uri) = (&namespace, &uri);
-                scope.spawn(move || {
-                    namespace.run(&["-d", "--log-uri", uri], id, &["sh", "-c", &script(number)]).ok();
-                });
-            }
-        });
-        let pids: Vec<i32> = ids.iter().map(|id| namespace.status(id).expect("a task").0).collect();
-        let end = || pids.iter().for_each(|pid| crate::support::shim::signal(*pid, libc::SIGTERM));
-        let gone = || {
-            eventually("the workloads end", SOON, || pids.iter().all(|pid| !leak::alive(*pid)).then_some(()))
-        };
-        if round % 2 == 0 {
-            daemon.crash_and_restart(|| {
-                end();
-                gone();
-            });
-        } else {
-            daemon.while_stopped(|| {
-                end();
-                gone();
-            });
-        }
-        for (number, id) in ids.iter().enumerate() {
-            namespace.wait_for_status(id, "STOPPED");
-            assert_eq!(namespace.remove_task(id), number as i32 + 10, "{id}: 99 would be a failed write");
-        }
-        containers += ids.len();
-        let _ = std::fs::remove_file(&log);
-    }
-    println!(
-        "soak: through containerd {}: {containers} containers, {rounds} kills or stops of the daemon in {:.0} s: every exit known, \
-         no failed write",
-        subject::containerd_version(),
-        began.elapsed().as_secs_f64()
-    );
 }

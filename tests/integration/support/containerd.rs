@@ -45,6 +45,10 @@ impl Containerd {
         daemon
     }
 
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     pub fn address(&self) -> PathBuf {
         self.folder.join("c.sock")
     }

@@ -42,7 +42,7 @@ impl Namespace {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("timeout");
         command
-            .args(["-k", "2", "60"])
+            .args(["-k", "2", "150"])
             .arg(subject::programs().join("ctr"))
             .arg("--address")
             .arg(&self.address);
