@@ -70,7 +70,8 @@ impl Document<'_> {
 /// Runs `hooks` of one `moment`, in order.
 ///
 /// They are ended when `until` becomes readable, so that a Kill gets through to a hook that hangs: it is the pidfd of the
-/// init that they prepare for, or what [`Container::end_hooks`](super::Container::end_hooks) signals.
+/// init that they prepare for, or what [`Container::end_hooks`](super::Container::end_hooks) signals. They die with this
+/// process; what they have started themselves does not.
 ///
 /// # Errors
 /// The first that fails, with its output; the rest are not run.
@@ -142,6 +143,9 @@ fn plan(hook: &Hook, state: &[u8], output: &File, place: Place<'_>) -> Result<Pl
         Place::Inside(inside) => simple(hook, path, stdio, Some(inside)),
         Place::Container(container) => container.hook(hook, stdio)?,
     };
+    // ORDER: behind the user's ids, with which the kernel forgets it, and before a seccomp filter, which may refuse it.
+    let session = plan.steps.iter().position(|step| matches!(step, Step::Setsid));
+    plan.steps.insert(session.map_or(0, |at| at + 1), Step::DieWithShim);
     if let Some(Step::Execve { argv, envp, .. }) = plan.steps.last_mut() {
         (*argv, *envp) = (Strings::new(args), Strings::new(env));
     }

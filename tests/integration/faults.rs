@@ -2,7 +2,7 @@
 //! alone cleans up, tells what is known, and the same id can be created again.
 
 use crate::support::bundle::Bundle;
-use crate::support::shim::{Host, read_reply};
+use crate::support::shim::{Host, Stdio3, read_reply};
 use crate::support::wire::{Client, Failure};
 use crate::support::{SOON, eventually, leak, subject};
 use crate::{needs, needs_containers};
@@ -267,4 +267,35 @@ fn the_ordinary_build_has_no_fault_points() {
     };
     assert_eq!(traces(&subject::Subject::Ours.binary()), 0);
     assert_eq!(traces(&subject::faults_binary().expect("checked")), POINTS.len() + 2, "where they should be");
+}
+
+#[test]
+fn a_hook_dies_with_the_shim_that_runs_it() {
+    needs_containers!();
+    needs!(subject::ours(), "runc lets its hooks live on");
+    for (number, moment) in
+        ["createRuntime", "createContainer", "startContainer", "poststart"].iter().enumerate()
+    {
+        let host = Host::new();
+        let mut bundle = host.bundle("a", "exec sleep 1000");
+        // So long sleeps nobody else.
+        let time = (1_000_000 + std::process::id() as usize * 10 + number).to_string();
+        bundle.set(&format!("/hooks/{moment}"), json!([{"path": "/bin/sleep", "args": ["sleep", time]}]));
+        let shim = host.start(bundle);
+        let mut client = shim.client();
+        let id = shim.id();
+        if moment.starts_with("create") {
+            client.send(shim.service(), "Create", &shim.create_request(&Stdio3::default())).expect("send");
+        } else {
+            shim.create().expect("Create");
+            let request = api::StartRequest { id, ..Default::default() };
+            client.send(shim.service(), "Start", &request).expect("send");
+        }
+        let hooks = || leak::processes_naming(&time);
+        eventually(&format!("the {moment} hook runs"), SOON, || (!hooks().is_empty()).then_some(()));
+        shim.crash();
+        eventually(&format!("the {moment} hook is gone"), SOON, || hooks().is_empty().then_some(()));
+        host.delete(&shim.bundle);
+        shim.assert_nothing_left();
+    }
 }

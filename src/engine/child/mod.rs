@@ -65,6 +65,7 @@ fn walk_from(first: usize, plan: &Plan, socket: BorrowedFd<'_>, progress: Progre
         let done = sys::fault::step(index).and_then(|()| match step {
             Step::Sync(point) => sync(*point, room, socket),
             Step::CloseDescriptors => close_descriptors(room, socket),
+            Step::DieWithShim => die_with_shim(socket),
             Step::Birth => birth(socket, || walk_from(index + 1, plan, socket, progress, room)),
             Step::Seccomp(filter) => identity::seccomp(filter, socket),
             _ => run(step, room),
@@ -108,6 +109,15 @@ fn close_descriptors(room: &Room, socket: BorrowedFd<'_>) -> Outcome {
     sys::fs::close_range(second + 1, u32::MAX)
 }
 
+/// Nobody says go before the next report: a socket with something to read is one whose other end is gone.
+fn die_with_shim(socket: BorrowedFd<'_>) -> Outcome {
+    sys::process::die_with_parent()?;
+    match sys::process::poll_in(socket, 0)? {
+        true => sys::process::exit(1),
+        false => Ok(()),
+    }
+}
+
 fn run(step: &Step, room: &mut Room) -> Outcome {
     match step {
         Step::JoinCgroups(files) => namespaces::join_cgroups(files),
@@ -116,7 +126,7 @@ fn run(step: &Step, room: &mut Room) -> Outcome {
         Step::Unshare { kinds, .. } => sys::ns::unshare(*kinds),
         Step::TimeNamespace { offsets, proc } => namespaces::time(offsets, proc),
         // These are `walk`'s, which has the socket.
-        Step::Sync(_) | Step::CloseDescriptors | Step::Birth | Step::Seccomp(_) => Ok(()),
+        Step::Sync(_) | Step::CloseDescriptors | Step::DieWithShim | Step::Birth | Step::Seccomp(_) => Ok(()),
         Step::BecomeRoot => namespaces::become_root(),
         Step::Setsid => sys::cred::setsid(),
         Step::ControllingTerminal => sys::tty::set_controlling(sys::fs::STDIN),

@@ -97,6 +97,8 @@ pub enum Step {
     /// sibling, is born there.
     Birth,
     Setsid,
+    /// SIGKILL when the shim's thread that waits for the process ends, as it does with the shim (prctl(2) `PR_SET_PDEATHSIG`).
+    DieWithShim,
     /// The terminal on descriptor 0 becomes the session's.
     ControllingTerminal,
     Keyring(CString),

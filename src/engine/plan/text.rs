@@ -38,6 +38,7 @@ impl fmt::Display for Step {
             Self::Sync(Sync::Ready) => f.write_str("wait for start"),
             Self::BecomeRoot => f.write_str("become root of the user namespace"),
             Self::Setsid => f.write_str("new session"),
+            Self::DieWithShim => f.write_str("die with the shim"),
             Self::Birth => f.write_str("be born in the container's pid namespace"),
             Self::ControllingTerminal => f.write_str("controlling terminal"),
             Self::Keyring(name) => write!(f, "new session keyring {name:?}"),
