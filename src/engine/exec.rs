@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use oci_spec::runtime as spec;
 
+use super::affinity;
 use super::child::{self, Born, Message};
 use super::container::{Container, Process};
 use super::error::Error;
@@ -83,6 +84,7 @@ impl Container {
             proc: shared.proc.clone(),
             filter: shared.filter.clone(),
             late_birth: false,
+            pinned: affinity::is_pinned(),
             gate: false,
             home: String::new(),
             modules: shared.modules,

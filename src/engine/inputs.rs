@@ -14,7 +14,7 @@ use super::error::{Doing, Error};
 use super::for_exec::ForExec;
 use super::plan::init::{Inputs, Joined};
 use super::plan::{CgroupView, Fd, Given, HostMounts, SecurityModules, init, no_selinux};
-use super::{passwd, rootless, seccomp};
+use super::{affinity, passwd, rootless, seccomp};
 use crate::sys::fs;
 
 /// What the identity part of the plan needs from the host.
@@ -32,6 +32,7 @@ pub fn given(
         proc: host_proc()?,
         filter,
         late_birth: false,
+        pinned: affinity::is_pinned(),
         setup_within: request.setup_within,
         gate: true,
         home: passwd::home(rootfs, uid),

@@ -1,6 +1,7 @@
 //! spec -> plan -> child -> container: the OCI runtime. Synchronous; knows no tokio, ttrpc or containerd.
 
 mod abort;
+mod affinity;
 pub mod cgroup;
 pub(crate) mod child;
 mod clear;

@@ -1,7 +1,7 @@
 //! Processes by descriptor: pidfd_open(2), pidfd_send_signal(2), waitid(2), and what a process is given before execve:
 //! setrlimit(2), sched_setattr(2), ioprio_set(2), sched_setaffinity(2), signal masks.
 
-use std::mem::{MaybeUninit, size_of};
+use std::mem::{MaybeUninit, size_of, size_of_val};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
@@ -167,6 +167,27 @@ pub fn sched_setaffinity(set: &CpuSet) -> Result<()> {
     // SAFETY: the set is live and of the size passed.
     let r = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of::<CpuSet>(), set.0.as_ptr()) };
     check("sched_setaffinity", r).map(drop)
+}
+
+/// As many CPUs as any kernel is built for (`NR_CPUS`), as a mask.
+const EVERY_CPU: [u64; 128] = [u64::MAX; 128];
+
+/// sched_setaffinity(2) of the calling thread to all CPUs: the kernel leaves out those that are not there or not in the
+/// cpuset, until they are.
+pub fn reset_affinity() -> Result<()> {
+    let (size, set) = (size_of_val(&EVERY_CPU), EVERY_CPU.as_ptr());
+    // SAFETY: the set is live and of the size passed.
+    let r = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size, set) };
+    check("sched_setaffinity", r).map(drop)
+}
+
+/// sched_getaffinity(2) of the calling thread: the number of CPUs that it may run on and that are online.
+pub fn cpus_allowed() -> Result<u32> {
+    let mut set = [0u64; EVERY_CPU.len()];
+    let size = size_of_val(&set);
+    // SAFETY: the set is live and of the size passed.
+    let r = unsafe { libc::syscall(libc::SYS_sched_getaffinity, 0, size, set.as_mut_ptr()) };
+    check("sched_getaffinity", r).map(|_| set.iter().map(|bits| bits.count_ones()).sum())
 }
 
 /// A set of memory nodes as set_mempolicy(2) takes it: 1024 bits.

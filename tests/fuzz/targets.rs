@@ -55,6 +55,7 @@ fn plan(spec: &Spec, on_v1: bool) -> Result<Plan, crate::engine::Error> {
         gate: true,
         home: "/root".into(),
         late_birth: false,
+        pinned: false,
         setup_within: std::time::Duration::from_secs(60),
         modules: SecurityModules { apparmor: true, selinux: true },
         personality: None,

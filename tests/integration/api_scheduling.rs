@@ -1,12 +1,14 @@
 //! Scheduler, I/O priority, CPU affinity and memory policy, of init and of exec'd processes.
 
+use crate::support::fifo::Sink;
 use crate::support::run::{exec_output, output};
-use crate::support::shim::{Host, Shim};
+use crate::support::shim::{Host, Shim, Stdio3};
 use crate::support::subject::{cgroup_v2, ours, peer_lacks, run_name};
 use crate::{needs, needs_containers};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 /// Policy, real-time priority and nice value of a process (fields 41, 40 and 19 of proc_pid_stat(5)).
 fn scheduling(pid: u32) -> (u32, u32, i32) {
@@ -198,6 +200,59 @@ fn exec_runs_on_its_cpus() {
 
 fn thread_count() -> usize {
     std::thread::available_parallelism().map_or(1, |count| count.get())
+}
+
+/// Keeps what follows to the first CPU.
+const PINNED: [&str; 3] = ["taskset", "-c", "0"];
+
+/// A shim that is kept to one CPU, from its start or later, keeps its containers to none: "the final affinity is
+/// determined by the Linux kernel" (config.md, "Linux Process"), and init's setting "is not applicable". Their cpuset holds.
+#[test]
+fn pinned_shim_does_not_pin_its_containers() {
+    needs_containers!();
+    needs!(!peer_lacks(1, 4), "this runc is older than the reset of affinities");
+    needs!(thread_count() > 1, "there is one CPU only");
+    let allowed = "grep Cpus_allowed_list /proc/self/status | cut -f2";
+    let everywhere = output(allowed, |_, _| ());
+    for from_the_start in [true, false] {
+        let mut host = Host::new();
+        if from_the_start {
+            host.prefix = PINNED.map(str::to_owned).to_vec();
+        }
+        let shim = sleeper(&host, &[]);
+        if !from_the_start {
+            let pinned =
+                Command::new("taskset").args(["-a", "-p", "-c", "0", &shim.pid.to_string()]).output();
+            assert!(pinned.expect("start taskset").status.success());
+        }
+        let list = |pid: i32| fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+        assert!(list(shim.pid).contains("Cpus_allowed_list:\t0\n"), "{}", list(shim.pid));
+        let init = shim.run();
+        assert!(list(init as i32).contains(&format!("Cpus_allowed_list:\t{everywhere}")));
+        assert_eq!(exec_output(&shim, allowed, |_| ()), everywhere);
+        for affinity in [json!({"initial": "0"}), json!({"final": "0"})] {
+            let text = exec_output(&shim, allowed, |process| process["execCPUAffinity"] = affinity.clone());
+            assert_eq!(text, "0\n", "{affinity}");
+        }
+    }
+}
+
+/// "cpus: list of CPUs the container will run on." (config-linux.md, "CPU") The shim is kept to one of them.
+#[test]
+fn pinned_shim_does_not_keep_a_container_from_its_cpuset() {
+    needs_containers!();
+    needs!(!peer_lacks(1, 4), "this runc is older than the reset of affinities");
+    needs!(thread_count() > 1, "there is one CPU only");
+    let mut host = Host::new();
+    host.prefix = PINNED.map(str::to_owned).to_vec();
+    let out = Sink::new(host.folder().join("out"));
+    let mut bundle = host.bundle("a", "grep Cpus_allowed_list /proc/self/status | cut -f2");
+    bundle.set("/linux/resources/cpu", json!({"cpus": "0-1"}));
+    let shim = host.start(bundle);
+    shim.run_with(&Stdio3 { stdout: out.uri(), ..Default::default() });
+    shim.wait("").expect("Wait");
+    shim.delete("").expect("Delete");
+    assert_eq!(out.finish(), "0-1\n");
 }
 
 /// A list that is none, or names no CPU that is there, fails the exec and names the field.

@@ -45,6 +45,9 @@ pub fn build(process: &Process, inputs: &Inputs) -> Result<Plan, Error> {
     }
     // ORDER: behind the cgroup, whose cpuset would reset it (sched_setaffinity(2)).
     let last = affinity.and_then(|a| a.cpu_affinity_final().as_deref());
+    if inputs.given.pinned && initial.or(last).is_none() {
+        plan.steps.push(Step::EveryCpu);
+    }
     plan.steps.extend(last.map(|list| Step::Affinity(Box::new(CpuSet(list::bits(list))))));
     let terminal = process.terminal().unwrap_or(false);
     if !terminal {

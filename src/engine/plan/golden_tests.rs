@@ -31,6 +31,7 @@ fn given(filter: bool) -> Given {
         filter.then(|| seccomp::compile(&serde_json::from_str(profile).expect("JSON")).expect("a filter"));
     Given {
         late_birth: false,
+        pinned: false,
         setup_within: std::time::Duration::from_secs(60),
         proc: fd(),
         filter: filter.map(Arc::new),

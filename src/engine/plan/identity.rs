@@ -80,6 +80,8 @@ pub struct Given {
     pub filter: Option<Arc<Filter>>,
     /// Be born in the pid namespace as late as possible: somebody there may trace others (CAP_SYS_PTRACE).
     pub late_birth: bool,
+    /// The shim is kept to some CPUs.
+    pub pinned: bool,
     /// A child that has not reported for so long is given up.
     pub setup_within: Duration,
     /// Wait for Start between set-up and execve.

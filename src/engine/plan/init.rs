@@ -63,6 +63,9 @@ pub fn build(spec: &Spec, inputs: &Inputs) -> Result<Plan, Error> {
 
 /// What needs the host's view and rights.
 fn early(plan: &mut Plan, process: &Process, inputs: &Inputs) -> Result<(), Error> {
+    if inputs.given.pinned {
+        plan.steps.insert(0, Step::EveryCpu);
+    }
     // ORDER: the cgroup first: all that follows is accounted, and a cgroup namespace takes its root from here.
     if let Some(score) = process.oom_score_adj() {
         let value = c_string(score.to_string())?;

@@ -160,6 +160,8 @@ pub enum Step {
     Scheduler(SchedAttr),
     IoPriority(i32),
     Affinity(Box<CpuSet>),
+    /// Every CPU of the cpuset, though the shim is kept to some.
+    EveryCpu,
     /// set_mempolicy(2): `MPOL_*` with its flags.
     MemoryPolicy {
         mode: i32,

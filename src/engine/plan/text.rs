@@ -93,6 +93,7 @@ impl Step {
                 write!(f, "scheduler policy {} nice {} priority {}", attr.policy, attr.nice, attr.priority)
             }
             Self::IoPriority(value) => write!(f, "ioPriority {value:#x}"),
+            Self::EveryCpu => f.write_str("every CPU"),
             Self::Affinity(_) => f.write_str("execCPUAffinity"),
             Self::MemoryPolicy { mode, .. } => write!(f, "memoryPolicy {mode:#x}"),
             Self::Personality(persona) => write!(f, "personality {persona:#x}"),
