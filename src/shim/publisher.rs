@@ -8,11 +8,12 @@
 //!
 //! An event leaves the queue when containerd has acknowledged it. Until then it is sent again, over a new connection
 //! and after a growing pause: a lost answer makes a duplicate, which containerd tolerates, and never a gap. The queue is
-//! bounded by what can happen to the shim's live tasks: a daemon that is away asks for no new ones.
+//! bounded: what makes new processes waits for [room](Journal::room), and a daemon that is away asks for none.
 //!
 //! An idle journal has no timer. Its connection is kept, and found dead only when it is used again.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -54,6 +55,9 @@ events! {
     TaskCheckpointed = TASK_CHECKPOINTED_EVENT_TOPIC;
 }
 
+/// So many events may wait before new processes do. A few hundred KiB.
+const ROOM: usize = 1024;
+
 /// How long the sender waits for what.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
@@ -81,6 +85,10 @@ struct Shared {
     queued: Notify,
     /// The queue became empty.
     drained: Notify,
+    /// An event was taken, or cannot be.
+    taken: Notify,
+    /// containerd could not be reached with the last event.
+    away: AtomicBool,
     /// Somebody waits for the queue to become empty: cut the pause short.
     hurry: Notify,
 }
@@ -101,6 +109,8 @@ impl Journal {
             namespace: namespace.to_owned(),
             queued: Notify::new(),
             drained: Notify::new(),
+            taken: Notify::new(),
+            away: AtomicBool::new(false),
             hurry: Notify::new(),
         });
         let path = ttrpc_address.strip_prefix("unix://").unwrap_or(ttrpc_address).to_owned();
@@ -126,6 +136,19 @@ impl Journal {
         };
         shared.queue().push_back(ForwardRequest { envelope: Some(envelope).into(), ..Default::default() });
         shared.queued.notify_one();
+    }
+
+    /// Waits while containerd takes events more slowly than they come; not while it is away.
+    pub async fn room(&self) {
+        let Some(shared) = &self.0 else { return };
+        loop {
+            // ORDER: registered before the look, as in `drained`.
+            let taken = shared.taken.notified();
+            if shared.queue().len() < ROOM || shared.away.load(Ordering::Relaxed) {
+                return;
+            }
+            taken.await;
+        }
     }
 
     /// Waits until everything is delivered, but no longer than `limit`. Returns how many events are left.
@@ -160,6 +183,13 @@ impl Shared {
             queue.shrink_to(16);
             self.drained.notify_waiters();
         }
+        drop(queue);
+        self.set_away(false);
+    }
+
+    fn set_away(&self, away: bool) {
+        self.away.store(away, Ordering::Relaxed);
+        self.taken.notify_waiters();
     }
 
     async fn drained(&self) {
@@ -201,6 +231,7 @@ impl Sender {
                 Err(e) => {
                     self.link = None;
                     if !kept {
+                        self.shared.set_away(true);
                         self.wait(pause, &request, e).await;
                         pause = (pause * 2).min(self.pace.longest_pause);
                     }

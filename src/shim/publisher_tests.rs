@@ -1,7 +1,7 @@
 //! The journal against a real ttrpc server on a socket, which comes, goes, hangs and refuses.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use containerd_shim_protos::api::Empty;
@@ -126,6 +126,22 @@ async fn events_published_before_containerd_listens_arrive() {
     let _server = bench.serve().await;
     bench.flush().await;
     assert_eq!(bench.daemon.pids(), (0..5).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn who_makes_processes_waits_while_containerd_is_behind_and_not_while_it_is_away() {
+    let bench = bench();
+    bench.publish(0..2 * ROOM as u32);
+    let length = || bench.journal.0.as_ref().unwrap().queue().len();
+    bench.journal.room().await;
+    assert_eq!(length(), 2 * ROOM, "nobody listens, nobody waits");
+    let _server = bench.serve().await;
+    while length() == 2 * ROOM {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    bench.journal.room().await;
+    assert!(length() < ROOM);
+    bench.flush().await;
 }
 
 #[tokio::test]

@@ -182,6 +182,7 @@ impl Tasks {
 
     /// Start of an exec'd process.
     pub async fn start_exec(self, task: Arc<Task>, exec: Arc<Exec>) -> Outcome {
+        self.journal.room().await;
         let not_running =
             || error::failed_precondition(format!("container {} init process is not running", task.id));
         let _alive = task.life.try_read().map_err(|_| not_running())?;
