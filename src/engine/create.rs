@@ -96,7 +96,6 @@ fn attempt(mut request: CreateRequest, state: &mut State) -> Result<Created, Err
     let born = child::spawn(&plan)?;
     request.abort.born(&born.pidfd);
     fault!("create: init cloned")?;
-    drop(seat);
     state.pid = Some(born.pid);
     state.start_time = state::start_time(born.pid);
     state.save(&request.bundle)?;
@@ -104,6 +103,8 @@ fn attempt(mut request: CreateRequest, state: &mut State) -> Result<Created, Err
     net_devices(linux, &inputs.joined, &born)?;
     let ready = set_up(&request, &plan, &born, &for_exec, linux);
     let terminal = ready.map_err(|e| explain_death(e, &cgroup, None))?;
+    // ORDER: by now init is in its cgroups, whether it was born there or entered them: the scope does not become empty.
+    drop(seat);
     fault!("create: init ready")?;
     let memory_limit = limit_memory(&cgroup, &resources, &born)?;
     state.created = true;
