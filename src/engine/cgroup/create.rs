@@ -14,7 +14,7 @@ use crate::sys::fault::fault;
 
 impl Cgroup {
     /// Makes the cgroup, with systemd's help where a unit is wanted: the process that then holds it must live until init
-    /// is born there.
+    /// is in there.
     pub fn occupy(
         &self,
         r: &LinuxResources,
