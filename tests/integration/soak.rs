@@ -260,8 +260,12 @@ fn open_files(pid: i32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
-/// Private memory in KiB.
+/// Private memory in KiB, once the shim has nothing to do: what it can do without it has given back by then.
 fn anonymous(pid: i32) -> usize {
+    eventually("one thread", SOON, || {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+        (threads == 1).then_some(())
+    });
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap_or_default();
     line.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0)
@@ -357,8 +361,9 @@ fn soak_execs_leave_no_memory_and_no_descriptor_in_the_shim() {
         "soak: {execs} execs in one container: private memory {} -> {} KiB, descriptors {} -> {}",
         before.0, after.0, before.1, after.1
     );
-    // What the allocator keeps differs by a hundred KiB from shim to shim, after 3000 execs as after 9000.
-    assert!(after.0 <= before.0 + 256, "memory grows: {before:?} to {after:?}");
+    // What stays in half-used pages differs by up to 150 KiB from look to look, after 1000 execs as after 12000; that nothing
+    // grows, a million execs show (`make bench`, EXECS).
+    assert!(after.0 <= before.0 + 192, "memory grows: {before:?} to {after:?}");
     assert!(after.1 <= before.1 + 2, "descriptors grow: {before:?} to {after:?}");
     let started = host.events.names().iter().filter(|name| name.starts_with("exit/")).count();
     eventually("all exits", SOON, || {
