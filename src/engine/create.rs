@@ -105,6 +105,7 @@ fn attempt(mut request: CreateRequest, state: &mut State) -> Result<Created, Err
     let terminal = ready.map_err(|e| explain_death(e, &cgroup, None))?;
     // ORDER: by now init is in its cgroups, whether it was born there or entered them: the scope does not become empty.
     drop(seat);
+    cgroup.vacated(&resources)?;
     fault!("create: init ready")?;
     let memory_limit = limit_memory(&cgroup, &resources, &born)?;
     state.created = true;

@@ -64,6 +64,22 @@ fn limited(host: &Host) -> Bundle {
     bundle
 }
 
+/// What holds the scope for init must not take its place.
+#[test]
+fn a_limit_of_one_process_has_room_for_init() {
+    needs_systemd!();
+    let host = Host::new();
+    let mut bundle = Bundle::new(host.folder(), "a", &["sleep", "1000"]);
+    bundle.set("/linux/resources/pids", json!({"limit": 1}));
+    let shim = host.start(bundle);
+    shim.run();
+    assert_eq!(file(&shim, "pids.max"), "1");
+    shim.kill("", libc::SIGKILL).expect("Kill");
+    shim.wait("").expect("Wait");
+    shim.delete("").expect("Delete");
+    shim.assert_nothing_left();
+}
+
 /// "runc requests systemd (over dbus) to create a transient unit for the container, and place it into a specified slice."
 /// "The resource limits of the systemd unit are set … by translating the runtime spec resources to systemd unit properties."
 #[test]

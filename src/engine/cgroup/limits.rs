@@ -24,7 +24,14 @@ impl Cgroup {
         if policy == DevicePolicy::Enforce {
             devices::apply(self, r.devices().as_deref().unwrap_or_default())?;
         }
-        self.apply_plain(r)
+        self.apply_plain(r)?;
+        // Init comes beside the process that holds the scope, which counts as well: see `vacated`.
+        if self.unit().is_some() { pids(self, r, 1) } else { Ok(()) }
+    }
+
+    /// The process that held the scope for init is gone, and with it the room it had.
+    pub fn vacated(&self, r: &LinuxResources) -> Result<()> {
+        if self.unit().is_some() { pids(self, r, 0) } else { Ok(()) }
     }
 
     /// Sets the memory limits and the unified map.
@@ -79,7 +86,7 @@ impl Cgroup {
         if let Some(cpu) = r.cpu() {
             cpu::apply(self, cpu)?;
         }
-        pids(self, r)?;
+        pids(self, r, 0)?;
         if let Some(io) = r.block_io() {
             block_io::apply(self, io)?;
         }
@@ -116,18 +123,18 @@ impl Cgroup {
     }
 }
 
-fn pids(cgroup: &Cgroup, r: &LinuxResources) -> Result<()> {
+/// `guests` are processes that the limit does not mean.
+fn pids(cgroup: &Cgroup, r: &LinuxResources, guests: i64) -> Result<()> {
     let Some(pids) = r.pids() else { return Ok(()) };
     let (Place::V1(dir) | Place::V2(dir)) = cgroup.controller("pids", "pids.limit")?;
-    file::write(dir, "pids.max", &pids_max(pids.limit()))
+    file::write(dir, "pids.max", &pids_max(pids.limit(), guests))
 }
 
 /// COMPAT: 0 is "none but init": systemd knows no 0, so runc writes 1 with either driver.
-fn pids_max(limit: i64) -> String {
+fn pids_max(limit: i64, guests: i64) -> String {
     match limit {
-        0 => "1".to_owned(),
         limit if limit < 0 => "max".to_owned(),
-        limit => limit.to_string(),
+        limit => limit.max(1).saturating_add(guests).to_string(),
     }
 }
 
@@ -339,6 +346,13 @@ mod tests {
     /// runtimes." (config-linux.md, "PIDs")
     #[test]
     fn a_pids_limit_of_zero_leaves_room_for_init_alone() {
-        assert_eq!((pids_max(0), pids_max(-1), pids_max(5)), ("1".into(), "max".into(), "5".into()));
+        assert_eq!(
+            [(0, 0), (-1, 0), (5, 0)].map(|(limit, guests)| pids_max(limit, guests)),
+            ["1", "max", "5"]
+        );
+        assert_eq!(
+            [(0, 1), (-1, 1), (5, 1)].map(|(limit, guests)| pids_max(limit, guests)),
+            ["2", "max", "6"]
+        );
     }
 }
