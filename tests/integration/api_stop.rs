@@ -6,6 +6,7 @@ use crate::support::bundle::Bundle;
 use crate::support::fifo::Sink;
 use crate::support::shim::{Host, Shim, Stdio3, signal};
 use crate::support::subject::ours;
+use crate::support::wire::Client;
 use crate::support::{SOON, eventually, leak};
 use containerd_shim_protos::api::{self, Status};
 use serde_json::json;
@@ -162,6 +163,12 @@ fn let_go(host: &Host) {
     std::fs::write(host.folder().join("go"), "").expect("let the hook go");
 }
 
+/// What was sent on this connection has begun: frames are read one after the other, and this one is answered.
+fn arrived(client: &mut Client, shim: &Shim<'_>) {
+    let request = api::ConnectRequest { id: shim.id(), ..Default::default() };
+    client.call::<api::ConnectResponse>(shim.service(), "Connect", &request).expect("Connect");
+}
+
 #[test]
 fn retried_create_joins_the_one_in_flight() {
     needs_containers!();
@@ -177,6 +184,7 @@ fn retried_create_joins_the_one_in_flight() {
     drop(abandoned);
     let mut retry = shim.client();
     retry.send(shim.service(), "Create", &request).expect("send");
+    arrived(&mut retry, &shim);
     let_go(&host);
     let answer: api::CreateTaskResponse = retry.receive("Create").expect("the first one's result");
     assert_eq!(shim.state("").expect("State").pid, answer.pid);
@@ -224,6 +232,7 @@ fn retried_start_and_delete_join_the_one_in_flight() {
         begun(&host);
         drop(abandoned);
         let mut retry = send();
+        arrived(&mut retry, &shim);
         let_go(&host);
         let answered = match verb {
             "Start" => retry.receive::<api::StartResponse>(verb).expect("the first one's result").pid,
