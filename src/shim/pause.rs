@@ -1,5 +1,5 @@
-//! Pause and Resume: the container's cgroup frozen and thawed. Init may end while that is being done: nothing is told behind
-//! its exit then, and nothing stays frozen.
+//! Pause and Resume: the container's cgroup frozen and thawed, one after the other. Init may end, or be killed, while that is
+//! being done: nothing is told behind its exit then, and nothing that is to die stays frozen.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,6 +11,8 @@ use super::proto::events::{TaskPaused, TaskResumed};
 use super::task::Task;
 use super::tasks::{Tasks, refuse};
 use super::workers::blocking;
+use crate::engine;
+use crate::sys::fault::fault;
 
 /// A cgroup that does not freeze within this is thawed again, and the process in its way named.
 const FREEZE: Duration = Duration::from_secs(2);
@@ -18,18 +20,26 @@ const FREEZE: Duration = Duration::from_secs(2);
 impl Tasks {
     pub async fn pause(self, task: Arc<Task>) -> Outcome {
         let refused = || error::failed_precondition(format!("container {} is not running", task.id));
-        if task.init.status() != Status::Running || task.is_ending() {
+        let runs = || task.init.status() == Status::Running && !task.is_ending() && !task.is_doomed();
+        let _turn = task.freezing.lock().await;
+        if !runs() {
             return Err(refused());
         }
         let container = task.container.clone();
-        blocking(move || container.cgroup.freeze(FREEZE)).await?.map_err(|e| refuse(e.into()))?;
-        if task.is_ending() {
-            // Init has ended meanwhile, and nobody may keep the rest from dying.
+        let freeze = move || {
+            container.cgroup.freeze(FREEZE)?;
+            let _ = fault!("Pause: frozen");
+            Ok(())
+        };
+        blocking(freeze).await?.map_err(|e: engine::cgroup::Error| refuse(e.into()))?;
+        // ORDER: before the look at whether it is to die: whoever kills it later sees that it must be thawed.
+        task.set_paused(true);
+        if !runs() {
+            task.set_paused(false);
             let container = task.container.clone();
             blocking(move || container.cgroup.thaw()).await?.map_err(|e| refuse(e.into()))?;
             return Err(refused());
         }
-        task.set_paused(true);
         let mut event = TaskPaused::new();
         event.container_id = task.id.clone();
         self.journal.publish(&event, SystemTime::now());
@@ -38,11 +48,13 @@ impl Tasks {
 
     pub async fn resume(self, task: Arc<Task>) -> Outcome {
         let refused = || error::failed_precondition(format!("container {} is not paused", task.id));
+        let _turn = task.freezing.lock().await;
         if !task.is_paused() {
             return Err(refused());
         }
         let container = task.container.clone();
         blocking(move || container.cgroup.thaw()).await?.map_err(|e| refuse(e.into()))?;
+        let _ = fault!("Resume: thawed");
         // ORDER: nothing is told of a container behind its exit.
         if !task.is_paused() {
             return Err(refused());

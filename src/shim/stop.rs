@@ -42,6 +42,7 @@ pub fn begin(tasks: &Tasks, done: &mpsc::UnboundedSender<()>) {
 
 async fn stop(task: Arc<Task>) {
     if !matches!(task.init.status(), Status::Stopped(_)) {
+        task.set_doomed();
         if task.is_paused() {
             let container = task.container.clone();
             let _ = blocking(move || container.cgroup.thaw()).await;

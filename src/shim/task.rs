@@ -27,7 +27,10 @@ pub struct Task {
     execs: Mutex<HashMap<String, Arc<Exec>>>,
     /// Exec starts hold it shared, the end of init takes it alone: no exec can start behind init's back.
     pub life: tokio::sync::RwLock<()>,
+    /// Pause and Resume take turns: what the cgroup is and what `paused` says is the same.
+    pub freezing: tokio::sync::Mutex<()>,
     ending: AtomicBool,
+    doomed: AtomicBool,
     paused: AtomicBool,
     oom: tokio::sync::Mutex<Option<OomWatch>>,
 }
@@ -54,7 +57,9 @@ impl Task {
             options,
             execs: Mutex::default(),
             life: tokio::sync::RwLock::new(()),
+            freezing: tokio::sync::Mutex::new(()),
             ending: AtomicBool::new(false),
+            doomed: AtomicBool::new(false),
             paused: AtomicBool::new(false),
             oom: tokio::sync::Mutex::new(oom),
         }
@@ -109,12 +114,21 @@ impl Task {
         self.ending.load(Ordering::Acquire)
     }
 
+    /// Init is to die: from now on nobody freezes the container, and who does so thaws it again.
+    pub fn set_doomed(&self) {
+        self.doomed.store(true, Ordering::SeqCst);
+    }
+
+    pub fn is_doomed(&self) -> bool {
+        self.doomed.load(Ordering::SeqCst)
+    }
+
     pub fn set_paused(&self, paused: bool) {
-        self.paused.store(paused, Ordering::Release);
+        self.paused.store(paused, Ordering::SeqCst);
     }
 
     pub fn is_paused(&self) -> bool {
-        self.paused.load(Ordering::Acquire) && self.init.status() == Status::Running
+        self.paused.load(Ordering::SeqCst) && self.init.status() == Status::Running
     }
 
     /// What becomes ready on an out-of-memory kill, and how.

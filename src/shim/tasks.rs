@@ -261,6 +261,10 @@ impl Tasks {
     }
 
     async fn send(&self, task: &Arc<Task>, process: &Process, signal: i32, all: bool) -> ttrpc::Result<()> {
+        let deadly = signal == libc::SIGKILL && process.is_init();
+        if deadly {
+            task.set_doomed();
+        }
         if all && process.is_init() {
             let container = task.container.clone();
             return blocking(move || container.signal_all(signal)).await?.map_err(refuse);
@@ -281,7 +285,7 @@ impl Tasks {
         fault!("Kill: before the signal")?;
         kernel.signal(signal).map_err(refuse)?;
         let _ = fault!("Kill: after the signal");
-        if signal == libc::SIGKILL && process.is_init() && task.is_paused() {
+        if deadly && task.is_paused() {
             // A frozen process dies only once thawed (cgroup v1 freezer).
             let container = task.container.clone();
             blocking(move || container.cgroup.thaw()).await?.map_err(|e| refuse(e.into()))?;

@@ -44,6 +44,8 @@ pub const POINTS: &[&str] = &[
     "Exec: cloned",
     "Exec: runs",
     "Exec: told",
+    "Pause: frozen",
+    "Resume: thawed",
     "Kill: before the signal",
     "Kill: after the signal",
     "exit: seen",

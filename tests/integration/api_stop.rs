@@ -325,7 +325,7 @@ fn hooks_get_the_live_pid_and_the_bundle() {
     needs_containers!();
     let host = Host::new();
     let log = host.folder().join("state");
-    let script = format!("cat >>{0}; echo >>{0}; ls -d /proc/[0-9]* >{0}.pids", log.display());
+    let script = format!("cat >>{0}; echo >>{0}; printf '%s\\n' /proc/[0-9]* >{0}.pids", log.display());
     let mut bundle = host.bundle("a", "sleep 1000");
     let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"]}]);
     bundle.set("/hooks/createRuntime", hook);

@@ -2,7 +2,7 @@
 //! call that is stuck keeps nobody from killing.
 
 use crate::support::shim::{Host, Shim, Stdio3};
-use crate::support::wire::{Failure, read_frame};
+use crate::support::wire::{Client, Failure, read_frame};
 use crate::support::{SOON, eventually, subject};
 use crate::{needs, needs_containers};
 use containerd_shim_protos::api::{self, Status};
@@ -231,4 +231,54 @@ fn a_create_that_is_stuck_can_be_joined_and_keeps_nobody_from_killing() {
     assert!(answer.pid > 0);
     shim.bundle = stuck;
     assert_eq!(shim.status(""), Status::CREATED);
+}
+
+/// A container whose Pause is stuck between the frozen cgroup and the word that it is paused, and the client that waits for it.
+fn stuck_in_pause(host: &mut Host) -> (Shim<'_>, Client) {
+    host.binary = subject::faults_binary().expect("checked");
+    host.environment.push(("MYSHIM_FAULT".into(), "pause:Pause: frozen".into()));
+    host.environment.push(("MYSHIM_FAULT_FOLDER".into(), host.folder().display().to_string()));
+    let host = &*host;
+    let shim = host.start(host.bundle("a", "exec sleep 1000"));
+    shim.run();
+    let mut client = shim.client();
+    client
+        .send(shim.service(), "Pause", &api::PauseRequest { id: shim.id(), ..Default::default() })
+        .expect("send");
+    eventually("Pause is stuck", SOON, || host.folder().join("reached").exists().then_some(()));
+    (shim, client)
+}
+
+#[test]
+fn resume_waits_for_the_pause_in_flight() {
+    needs_containers!();
+    needs!(subject::faults_binary().is_some(), "needs the build with fault points: run hack/test.sh");
+    let mut host = Host::new();
+    let (shim, mut pausing) = stuck_in_pause(&mut host);
+    let mut resuming = shim.client();
+    let resume = api::ResumeRequest { id: shim.id(), ..Default::default() };
+    resuming.send(shim.service(), "Resume", &resume).expect("send");
+    // Answered behind the Resume: that has been seen by then.
+    assert_eq!(shim.status(""), Status::RUNNING, "not paused yet");
+    std::fs::write(shim.host.folder().join("go"), "").expect("let it go on");
+    pausing.receive::<api::Empty>("Pause").expect("Pause");
+    resuming.receive::<api::Empty>("Resume").expect("Resume");
+    assert_eq!(shim.status(""), Status::RUNNING);
+    let order: Vec<_> = shim.host.events.names().into_iter().filter(|name| name.ends_with("ed")).collect();
+    assert_eq!(order, ["paused", "resumed"]);
+}
+
+#[test]
+fn container_killed_during_its_pause_does_not_stay_frozen() {
+    needs_containers!();
+    needs!(subject::faults_binary().is_some(), "needs the build with fault points: run hack/test.sh");
+    let mut host = Host::new();
+    let (shim, mut pausing) = stuck_in_pause(&mut host);
+    shim.kill("", libc::SIGKILL).expect("Kill");
+    std::fs::write(shim.host.folder().join("go"), "").expect("let it go on");
+    let refused = pausing.receive::<api::Empty>("Pause").expect_err("it is to die");
+    assert_eq!(refused.code, Code::FAILED_PRECONDITION);
+    assert_eq!(shim.wait("").expect("Wait"), 137);
+    shim.delete("").expect("Delete");
+    shim.assert_nothing_left();
 }

@@ -74,6 +74,8 @@ impl Life<'_> {
         let id = || id.to_owned();
         self.call::<api::StartResponse>("Start", &api::StartRequest { id: id(), ..Default::default() });
         self.exec(&id());
+        self.call::<api::Empty>("Pause", &api::PauseRequest { id: id(), ..Default::default() });
+        self.call::<api::Empty>("Resume", &api::ResumeRequest { id: id(), ..Default::default() });
         let kill = api::KillRequest { id: id(), signal: libc::SIGTERM as u32, ..Default::default() };
         // The trap may not be set yet: ask until it has worked.
         while self.call::<api::Empty>("Kill", &kill).is_some() {
