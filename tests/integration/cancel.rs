@@ -264,6 +264,7 @@ fn resume_waits_for_the_pause_in_flight() {
     pausing.receive::<api::Empty>("Pause").expect("Pause");
     resuming.receive::<api::Empty>("Resume").expect("Resume");
     assert_eq!(shim.status(""), Status::RUNNING);
+    shim.host.events.wait_for("resumed");
     let order: Vec<_> = shim.host.events.names().into_iter().filter(|name| name.ends_with("ed")).collect();
     assert_eq!(order, ["paused", "resumed"]);
 }
