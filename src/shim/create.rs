@@ -43,7 +43,8 @@ impl Tasks {
         check_bundle(&bundle)?;
         let (spec, warnings) = self.ahead.load(&bundle).await.map_err(error::invalid_argument)?;
         oci::validate::check(&spec).map_err(error::invalid_argument)?;
-        warnings.iter().for_each(|warning| log::warn!("container {id}: {warning}"));
+        let tolerated = oci::validate::warnings(&spec);
+        warnings.iter().chain(&tolerated).for_each(|warning| log::warn!("container {id}: {warning}"));
         let options =
             resolve(request.options.as_ref(), spec.annotations().as_ref().unwrap_or(&Default::default()))?;
         let streams = self.streams(&request, &spec, &options);

@@ -128,16 +128,6 @@ fn namespace_given_twice_is_refused() {
     );
 }
 
-#[test]
-fn relative_mount_target_is_refused() {
-    needs_containers!();
-    needs!(ours(), "runc takes it with a warning");
-    refused_and_mended(
-        |b| b.push("/mounts", json!({"destination": "data", "type": "tmpfs", "source": "tmpfs"})),
-        &["mounts[7].destination", "not absolute", "/data"],
-    );
-}
-
 fn user_namespace(bundle: &mut Bundle, map: &Value) {
     bundle.push("/linux/namespaces", json!({"type": "user"}));
     bundle.set("/linux/uidMappings", map.clone());

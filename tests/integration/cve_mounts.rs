@@ -104,13 +104,16 @@ fn cve_2019_19921_a_link_in_place_of_proc_is_refused() {
 #[test]
 fn cve_2023_27561_a_link_in_place_of_proc_is_refused_for_a_bind_as_well() {
     needs_containers!();
-    let mut scene = Scene::new("true");
-    symlink("/tmp", scene.image("proc")).expect("make a link");
-    scene.without_mounts("/proc");
-    scene.mount(
-        json!({"destination": "/proc", "type": "bind", "source": "/proc", "options": ["rbind", "ro"]}),
-    );
-    scene.play().expect_err("a link in place of a directory");
+    for destination in ["/proc", "proc", "/a/../proc"] {
+        let mut scene = Scene::new("true");
+        symlink("/tmp", scene.image("proc")).expect("make a link");
+        scene.without_mounts("/proc");
+        let options = ["rbind", "ro"];
+        scene.mount(
+            json!({"destination": destination, "type": "bind", "source": "/proc", "options": options}),
+        );
+        scene.play().expect_err("a link in place of a directory");
+    }
 }
 
 /// CVE-2023-28642: with /proc or /sys a link, what should be masked or labelled was another file. To see it fail: as for

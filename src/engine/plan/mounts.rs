@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use oci_spec::runtime as spec;
@@ -73,7 +73,7 @@ pub fn binds_dev(mounts: &[spec::Mount]) -> bool {
         m.typ().as_deref() == Some("bind")
             || m.options().iter().flatten().any(|o| o == "bind" || o == "rbind")
     };
-    mounts.iter().any(|m| Path::new("/dev") == m.destination().as_path() && bind(m))
+    mounts.iter().any(|m| bind(m) && Target::new(m.destination()).is_ok_and(|target| target.is(c"dev")))
 }
 
 /// One mount of the spec at work.
@@ -92,15 +92,15 @@ impl One<'_> {
     fn step(&self, from: Source) -> Result<Mount, Error> {
         // A link in the image in place of /proc or /sys would make what is protected there land elsewhere
         // (CVE-2019-19921, CVE-2023-27561, CVE-2023-28642).
-        let real = ["/proc", "/sys"].iter().any(|path| Path::new(path) == self.m.destination());
-        let links = match (real, self.options.dest_nofollow) {
+        let target = self.target()?;
+        let links = match (target.is(c"proc") || target.is(c"sys"), self.options.dest_nofollow) {
             (true, _) => Links::None,
             (false, true) => Links::NotLast,
             (false, false) => Links::InRoot,
         };
         Ok(Mount {
             index: self.index,
-            target: self.target()?,
+            target,
             from,
             attr: attr(&self.options.attributes),
             recursive: attr(&self.options.recursive),

@@ -1,6 +1,6 @@
 //! A place below the container's root, split into components before the clone.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fmt;
 use std::path::{Component, Path};
 
@@ -15,7 +15,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// Cleans `path`: no `.`, no empty components, `..` taken as text and never above the root.
+    /// Cleans `path`, which is taken from the root: no `.`, no empty components, `..` taken as text and never above the root.
     pub fn new(path: &Path) -> Result<Self, Error> {
         let mut parts = Vec::new();
         for component in path.components() {
@@ -32,6 +32,11 @@ impl Target {
 
     pub fn is_root(&self) -> bool {
         self.parts.is_empty()
+    }
+
+    /// Is this the place `path`, written without a leading slash?
+    pub fn is(&self, path: &CStr) -> bool {
+        self.path.as_c_str() == path
     }
 }
 
@@ -61,6 +66,14 @@ mod tests {
         assert_eq!(t.path.to_str().unwrap(), "a/c");
         assert_eq!(t.parts.len(), 2);
         assert_eq!(t.to_string(), "/a/c");
+    }
+
+    #[test]
+    fn a_place_is_the_same_however_it_is_written() {
+        for path in ["/proc", "proc", "//proc/", "./a/../proc"] {
+            assert!(Target::new(Path::new(path)).unwrap().is(c"proc"), "{path}");
+        }
+        assert!(!Target::new(Path::new("/proc/sys")).unwrap().is(c"proc"));
     }
 
     #[test]

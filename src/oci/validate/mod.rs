@@ -9,6 +9,7 @@ mod namespaces;
 mod process;
 mod seccomp;
 mod sysctl;
+mod tolerated;
 
 use std::path::Path;
 
@@ -19,6 +20,7 @@ use super::{Error, Result};
 pub use linux::check_resources;
 pub use process::check as check_process;
 pub use sysctl::path as sysctl_path;
+pub use tolerated::warnings;
 
 /// Refuses what cannot or must not be carried out.
 pub fn check(spec: &Spec) -> Result<()> {

@@ -5,7 +5,7 @@ use std::path::Path;
 use oci_spec::runtime::Mount;
 
 use super::namespaces::{Kind, Namespaces, check_mappings};
-use super::{Result, absolute, no_nul, path_text, refuse};
+use super::{Result, no_nul, path_text, refuse};
 use crate::oci::mount_options::MountOptions;
 
 pub fn check(mounts: &[Mount], namespaces: &Namespaces<'_>) -> Result<()> {
@@ -17,7 +17,8 @@ pub fn check(mounts: &[Mount], namespaces: &Namespaces<'_>) -> Result<()> {
 
 fn check_one(mount: &Mount, at: &str, namespaces: &Namespaces<'_>) -> Result<()> {
     let field = |name: &str| format!("{at}.{name}");
-    absolute(&field("destination"), mount.destination())?;
+    // May be relative; then it is taken from the root, and `tolerated` says so.
+    path_text(&field("destination"), mount.destination())?;
     if let Some(source) = mount.source().as_deref().filter(|source| *source != Path::new("")) {
         path_text(&field("source"), source)?;
     }

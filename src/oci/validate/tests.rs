@@ -131,7 +131,10 @@ fn scheduling_is_checked() {
 fn mounts_are_checked() {
     let mount = |json: Value| json!({ "mounts": [{ "destination": "/proc", "type": "proc" }, json] });
     let relative = mount(json!({ "destination": "foo", "type": "tmpfs" }));
-    refused(relative, "mounts[1].destination `foo` is not absolute; write `/foo`");
+    accepted(relative.clone());
+    let told = warnings(&parse(relative.to_string().as_bytes()).expect("well-formed").0);
+    let expected = "mounts[1].destination `foo` is relative, which is deprecated: taken for `/foo`";
+    assert_eq!(told, [expected]);
     refused(mount(json!({ "destination": "" })), "mounts[1].destination is empty");
     let long = format!("/{}", "a".repeat(4096));
     refused(mount(json!({ "destination": long })), "mounts[1].destination is 4097 bytes long");

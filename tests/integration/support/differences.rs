@@ -68,7 +68,6 @@ pub const DIFFERENCES: &[(&str, &str)] = &[
         "crun's bind options",
         "runc takes copy-symlink, src-nofollow and dest-nofollow for data of the filesystem",
     ),
-    ("relative mount target", "runc warns and takes it from the root, as the spec allows; ours refuses it"),
 ];
 
 /// True when the peer is under test and the named behaviour is one it is known not to have.
