@@ -7,9 +7,9 @@ use std::fs::{DirBuilder, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -17,6 +17,9 @@ use crate::sys;
 
 /// Where containerd keeps shim sockets unless it says otherwise.
 pub const DEFAULT_DIR: &str = "/run/containerd/s";
+
+/// As many waiting connections as the host allows (`net.core.somaxconn`).
+const BACKLOG: i32 = i32::MAX;
 
 /// `sun_path` without its terminating zero.
 const MAX_PATH: usize = 107;
@@ -34,6 +37,10 @@ pub enum SocketError {
 /// A living shim waits for its caller's first word. Where a connection ends within so many milliseconds instead, there was
 /// only the backlog of a shim that has been killed and not yet closed its descriptors.
 const HANGS_UP: i32 = 300;
+
+/// How long connect(2) waits for room in a backlog. Every `start` of the node waits for the lock meanwhile, and a backlog
+/// that is full (its shim is stopped, or has much to do) says already that somebody lives there: no time at all.
+const GLANCE: Duration = Duration::from_millis(1);
 
 /// What [`claim`] found.
 #[derive(Debug)]
@@ -83,24 +90,22 @@ pub fn address(path: &Path) -> String {
 }
 
 /// Binds and listens at `path`, unless a living shim does already. A stale socket is replaced.
-///
-/// Call from a process with one thread: the umask is changed for the moment of binding.
 pub fn claim(path: &Path) -> Result<Claim, SocketError> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     let _turn = lock(dir)?;
     loop {
-        match bind(path) {
-            Err(e) if e.kind() == ErrorKind::AddrInUse => {}
-            other => return other.map(Claim::Ours).map_err(failed("bind", path)),
+        match listen(path, BACKLOG) {
+            Err(e) if e.is(libc::EADDRINUSE) => {}
+            other => return other.map(Claim::Ours).map_err(|e| failed("listen at", path)(e.into())),
         }
-        match UnixStream::connect(path) {
-            Ok(_) => return Ok(Claim::Live),
-            Err(e) if e.kind() == ErrorKind::ConnectionRefused => {
+        match connect(path) {
+            Err(e) if e.is(libc::ECONNREFUSED) => {
                 std::fs::remove_file(path).map_err(failed("remove the stale socket", path))?;
             }
             // Its shim has released it this very moment: see `Bound`.
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            Err(e) => return Err(failed("connect to", path)(e)),
+            Err(e) if e.is(libc::ENOENT) => {}
+            Err(e) if !e.is(libc::EAGAIN) => return Err(failed("connect to", path)(e.into())),
+            _ => return Ok(Claim::Live),
         }
     }
 }
@@ -112,7 +117,7 @@ pub fn remove_stale(path: &Path) -> Result<(), SocketError> {
     }
     let _turn = lock(path.parent().unwrap_or(Path::new("/")))?;
     loop {
-        match sys::socket::connect_unix(path.as_os_str().as_encoded_bytes(), sys::socket::PATIENCE) {
+        match connect(path) {
             Err(e) if e.is(libc::ECONNREFUSED) => {
                 return std::fs::remove_file(path).map_err(failed("remove the stale socket", path));
             }
@@ -142,12 +147,14 @@ fn lock(dir: &Path) -> Result<File, SocketError> {
     Ok(file)
 }
 
-/// Binds with mode 0600 from the first moment.
-fn bind(path: &Path) -> io::Result<OwnedFd> {
-    let before = sys::fs::umask(0o177);
-    let listener = UnixListener::bind(path);
-    sys::fs::umask(before);
-    listener.map(OwnedFd::from)
+/// connect(2) to what may be a shim; `EAGAIN` if its backlog is full.
+fn connect(path: &Path) -> sys::Result<OwnedFd> {
+    sys::socket::connect_unix(path.as_os_str().as_encoded_bytes(), GLANCE)
+}
+
+/// bind(2) and listen(2), for the owner's eyes only.
+fn listen(path: &Path, backlog: i32) -> sys::Result<OwnedFd> {
+    sys::socket::listen_unix(path.as_os_str().as_encoded_bytes(), 0o600, backlog)
 }
 
 fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SocketError {
@@ -199,6 +206,19 @@ mod tests {
     }
 
     #[test]
+    fn a_shim_that_accepts_nobody_and_has_a_full_backlog_lives_and_keeps_nobody_waiting() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("x");
+        let _listener = listen(&path, 1).unwrap();
+        let waiting: Vec<_> = std::iter::from_fn(|| connect(&path).ok()).collect();
+        assert!(connect(&path).unwrap_err().is(libc::EAGAIN), "after {} connections", waiting.len());
+        // A connect(2) that waits for room would wait for ever: nobody accepts.
+        assert!(matches!(claim(&path).unwrap(), Claim::Live));
+        remove_stale(&path).unwrap();
+        assert!(path.exists(), "this is a living shim's");
+    }
+
+    #[test]
     fn a_released_socket_can_be_claimed_while_its_shim_still_listens_and_is_not_released_twice() {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("x");
@@ -214,7 +234,7 @@ mod tests {
     fn a_socket_whose_shim_is_dying_is_removed_and_a_living_ones_is_not() {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("x");
-        let listener = UnixListener::bind(&path).unwrap();
+        let listener = listen(&path, 1).unwrap();
         remove_stale(&path).unwrap();
         assert!(path.exists());
         let dying = std::thread::spawn(move || {

@@ -1,12 +1,13 @@
-//! The child's report socket: socketpair(2) of `SOCK_SEQPACKET`, send(2), recv(2), and descriptors by `SCM_RIGHTS` (unix(7)).
+//! Sockets: the child's report socket (socketpair(2) of `SOCK_SEQPACKET`, send(2), recv(2), descriptors by `SCM_RIGHTS`), and
+//! streams by path (unix(7)).
 
 use std::mem::{MaybeUninit, offset_of, size_of};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
 use std::time::Duration;
 
 use super::error::check;
-use super::fs::own;
+use super::fs::{fchmod, own};
 use super::{Error, Result};
 
 /// socketpair(2) of `AF_UNIX`, `SOCK_SEQPACKET`, close-on-exec.
@@ -121,24 +122,44 @@ pub const PATIENCE: Duration = Duration::from_secs(4);
 /// connect(2) of a new `AF_UNIX` stream socket to `path`; an abstract name begins with a zero. A peer that does not get
 /// round to it, or later to a message, within `patience` is `EAGAIN`.
 pub fn connect_unix(path: &[u8], patience: Duration) -> Result<OwnedFd> {
+    let (sock, addr, length) = unix_stream("connect", path)?;
+    set_send_timeout(&sock, patience)?;
+    // SAFETY: addr is a live sockaddr_un of at least the size passed.
+    let r = unsafe { libc::connect(sock.as_raw_fd(), (&raw const addr).cast(), length) };
+    check("connect", r.into())?;
+    Ok(sock)
+}
+
+/// bind(2) of a new `AF_UNIX` stream socket to `path`, and listen(2) for so many at a time.
+///
+/// KERNEL: the file takes the socket's own mode, less the umask: it is `mode` from the first moment.
+pub fn listen_unix(path: &[u8], mode: u32, backlog: i32) -> Result<OwnedFd> {
+    let (sock, addr, length) = unix_stream("bind", path)?;
+    fchmod(sock.as_fd(), mode)?;
+    // SAFETY: addr is a live sockaddr_un of at least the size passed.
+    let r = unsafe { libc::bind(sock.as_raw_fd(), (&raw const addr).cast(), length) };
+    check("bind", r.into())?;
+    // SAFETY: takes integers only.
+    let r = unsafe { libc::listen(sock.as_raw_fd(), backlog) };
+    check("listen", r.into())?;
+    Ok(sock)
+}
+
+/// A new `AF_UNIX` stream socket, and what `call` will be told for `path`.
+fn unix_stream(call: &'static str, path: &[u8]) -> Result<(OwnedFd, libc::sockaddr_un, libc::socklen_t)> {
     // SAFETY: sockaddr_un is plain data, for which all zeroes is valid.
     let mut addr: libc::sockaddr_un = unsafe { MaybeUninit::zeroed().assume_init() };
     addr.sun_family = libc::AF_UNIX as _;
     if path.len() >= addr.sun_path.len() {
-        return Err(Error::new("connect", libc::ENAMETOOLONG));
+        return Err(Error::new(call, libc::ENAMETOOLONG));
     }
     for (to, from) in addr.sun_path.iter_mut().zip(path) {
         *to = *from as libc::c_char;
     }
+    let length = offset_of!(libc::sockaddr_un, sun_path) + path.len() + usize::from(path.first() != Some(&0));
     // SAFETY: takes integers only.
     let r = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
-    let sock = own(check("socket", r.into())?);
-    set_send_timeout(&sock, patience)?;
-    let length = offset_of!(libc::sockaddr_un, sun_path) + path.len() + usize::from(path.first() != Some(&0));
-    // SAFETY: addr is a live sockaddr_un of at least the size passed.
-    let r = unsafe { libc::connect(sock.as_raw_fd(), (&raw const addr).cast(), length as u32) };
-    check("connect", r.into())?;
-    Ok(sock)
+    Ok((own(check("socket", r.into())?), addr, length as _))
 }
 
 /// setsockopt(2) `SO_SNDTIMEO`, which connect(2) obeys too; zero is no limit.
@@ -160,8 +181,6 @@ fn set_send_timeout(sock: &OwnedFd, limit: Duration) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
     use super::super::{fs, pipe};
     use super::*;
 
