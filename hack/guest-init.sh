@@ -37,6 +37,11 @@ systemd_units() {
     printf '[Manager]\nLogTarget=kmsg\nLogLevel=warning\nShowStatus=no\nDefaultTimeoutStopSec=10s\n' >/run/systemd/system.conf.d/guest.conf
     printf '[Unit]\nDefaultDependencies=no\n' | tee $units/dbus.socket.d/guest.conf >$units/dbus.service.d/guest.conf
     printf '[Unit]\nDefaultDependencies=no\nAllowIsolate=yes\nRequires=dbus.socket guest.service\n' >$units/guest.target
+    # A user's bus, which Debian has in a package of its own.
+    mkdir -p /run/systemd/user
+    printf '[Socket]\nListenStream=%%t/bus\n' >/run/systemd/user/dbus.socket
+    printf '[Unit]\nRequires=dbus.socket\n[Service]\nExecStart=%s\n' \
+        'dbus-daemon --session --address=systemd: --nofork --nopidfile --systemd-activation' >/run/systemd/user/dbus.service
     cat >$units/guest.service <<EOF
 [Unit]
 DefaultDependencies=no

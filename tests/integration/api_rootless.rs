@@ -4,6 +4,7 @@
 use crate::needs;
 use crate::needs_containers;
 use crate::support::bundle::Bundle;
+use crate::support::relay::Relay;
 use crate::support::run::{exec_output, output};
 use crate::support::shim::Host;
 use crate::support::{SOON, eventually, leak, subject};
@@ -182,12 +183,11 @@ fn delegated_subtree_takes_limits() {
 fn inside_delegated() {
     let delegated = std::env::var(DELEGATED).expect("a delegated cgroup");
     let path = format!("/{delegated}/box");
-    lives_within_limits(&path);
+    lives_within_limits(&Host::new(), &path);
 }
 
 /// A container at `path` has the limits that it is given, then others, and leaves nothing.
-fn lives_within_limits(path: &str) {
-    let host = Host::new();
+fn lives_within_limits(host: &Host, path: &str) {
     let mut bundle = host.bundle("a", "sleep 1000");
     bundle.set("/linux/cgroupsPath", json!(path));
     bundle.set("/linux/resources/memory", json!({"limit": 67_108_864}));
@@ -214,7 +214,8 @@ fn lives_within_limits(path: &str) {
     assert_eq!(leak::mounts_below(&shim.bundle.folder), Vec::<String>::new());
 }
 
-/// nerdctl's way: a session of the user has a systemd of its own, which makes the scopes.
+/// nerdctl's way: a session of the user has a systemd of its own, which makes the scopes; first over the user's bus, then
+/// with no bus in between.
 #[test]
 fn users_systemd_makes_the_scope() {
     needs_rootless!();
@@ -226,7 +227,7 @@ fn users_systemd_makes_the_scope() {
         .args(["--quiet", "--collect", "--unit", &unit, "--uid", &user, "--property=Delegate=yes"])
         .args(["--property=Type=notify", &format!("--property=RuntimeDirectory={runtime}")])
         .args(["--setenv", &format!("XDG_RUNTIME_DIR=/run/{runtime}"), "/usr/lib/systemd/systemd", "--user"])
-        .arg("--unit=basic.target")
+        .arg("--unit=dbus.socket")
         .status();
     assert!(started.expect("run systemd-run").success());
     let shown =
@@ -235,7 +236,9 @@ fn users_systemd_makes_the_scope() {
     let session = Path::new("/sys/fs/cgroup").join(group.trim().trim_start_matches('/')).join("session");
     delegate(&session);
     let directory = format!("/run/{runtime}");
-    Session::new().run("inside_with_users_systemd", Some(&session), &[("XDG_RUNTIME_DIR", &directory)]);
+    for inner in ["inside_with_users_bus", "inside_with_users_systemd"] {
+        Session::new().run(inner, Some(&session), &[("XDG_RUNTIME_DIR", &directory)]);
+    }
     let left = as_user("systemctl")
         .args(["--user", "list-units", "--all", "--no-legend", "mst-*.scope"])
         .env("XDG_RUNTIME_DIR", &directory)
@@ -245,8 +248,32 @@ fn users_systemd_makes_the_scope() {
     assert!(stopped.expect("run systemctl").success());
 }
 
+/// A socket of the session.
+fn runtime(name: &str) -> PathBuf {
+    Path::new(&std::env::var_os("XDG_RUNTIME_DIR").expect("a session")).join(name)
+}
+
+/// A shim whose session has this bus and no other.
+fn host_with_bus(address: String) -> Host {
+    let mut host = Host::new();
+    host.environment.push(("DBUS_SESSION_BUS_ADDRESS".into(), address));
+    host
+}
+
+#[test]
+#[ignore = "#3: the inner half of a test, which runs it as root of a user namespace"]
+fn inside_with_users_bus() {
+    let folder = tempfile::tempdir().expect("make a folder");
+    let bus = Relay::to(&runtime("bus"), folder.path());
+    lives_within_limits(&host_with_bus(bus.address()), ":mst:box");
+    bus.assert_said(&["AUTH EXTERNAL", "BEGIN", "Hello", "AddMatch", "Subscribe", "StartTransientUnit"]);
+    bus.assert_said(&["AUTH EXTERNAL", "BEGIN", "Hello", "SetUnitProperties"]);
+    bus.assert_said(&["AUTH EXTERNAL", "BEGIN", "Hello", "AddMatch", "Subscribe", "StopUnit"]);
+}
+
 #[test]
 #[ignore = "#3: the inner half of a test, which runs it as root of a user namespace"]
 fn inside_with_users_systemd() {
-    lives_within_limits(":mst:box");
+    let address = format!("unix:path={}", runtime("systemd/private").display());
+    lives_within_limits(&host_with_bus(address), ":mst:box");
 }

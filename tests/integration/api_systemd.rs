@@ -5,10 +5,12 @@ use crate::needs;
 use crate::needs_containers;
 use crate::support::bundle::Bundle;
 use crate::support::differences::runc_differs;
+use crate::support::relay::Relay;
 use crate::support::shim::{Host, Shim};
 use crate::support::{SOON, eventually, leak, subject};
 use serde_json::json;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -263,6 +265,31 @@ fn option_without_systemds_form_of_the_path_is_refused_in_words() {
     let shim = host.start_with(bundle, Some(crate::support::shim::any("containerd.runc.v1.Options", value)));
     let failure = shim.create().expect_err("a failure");
     assert!(failure.message.contains("slice:prefix:name"), "{}", failure.message);
+}
+
+/// "runc requests systemd (over dbus)": where the environment names the bus, a whole life goes over it, with what only a
+/// bus asks for: a name (Hello), a rule for signals (AddMatch) and systemd's word that it sends any (Subscribe).
+#[test]
+fn system_bus_takes_a_container_from_create_to_delete() {
+    needs_systemd!();
+    needs!(subject::ours(), "about this shim's calls");
+    let mut host = Host::new();
+    let bus = Relay::to(Path::new("/run/dbus/system_bus_socket"), host.folder());
+    host.environment.push(("DBUS_SYSTEM_BUS_ADDRESS".into(), bus.address()));
+    let shim = host.start(limited(&host));
+    shim.run();
+    let unit = unit(&shim.bundle);
+    assert_eq!(shown(&unit, "TasksMax"), "33");
+    shim.update(&json!({"pids": {"limit": 44}})).expect("Update");
+    assert_eq!(shown(&unit, "TasksMax"), "44");
+    shim.kill("", libc::SIGKILL).expect("Kill");
+    shim.wait("").expect("Wait");
+    shim.delete("").expect("Delete");
+    assert_gone(&unit);
+    shim.assert_nothing_left();
+    bus.assert_said(&["AUTH EXTERNAL", "BEGIN", "Hello", "AddMatch", "Subscribe", "StartTransientUnit"]);
+    bus.assert_said(&["AUTH EXTERNAL", "BEGIN", "Hello", "SetUnitProperties"]);
+    bus.assert_said(&["AUTH EXTERNAL", "BEGIN", "Hello", "AddMatch", "Subscribe", "StopUnit"]);
 }
 
 /// A bus that accepts and says nothing: Create ends in bounded time, and says who did not answer for how long.

@@ -11,6 +11,7 @@ pub mod hung;
 pub mod leak;
 pub mod mounted;
 pub mod older_kernel;
+pub mod relay;
 pub mod run;
 pub mod seccomp_agent;
 pub mod seccomp_listener;
