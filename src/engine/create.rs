@@ -8,7 +8,7 @@ use std::time::Duration;
 use oci_spec::runtime::{Linux, LinuxMemory, LinuxNamespaceType as Kind, LinuxResources, Spec};
 
 use super::abort::{Abort, Leftover};
-use super::cgroup::{Cgroup, Host, OomWatch, Seat};
+use super::cgroup::{self, Cgroup, Host, OomWatch, Seat};
 use super::child::{self, Born, Message};
 use super::container::{Container, Process};
 use super::error::{Doing, Error};
@@ -106,6 +106,8 @@ fn attempt(mut request: CreateRequest, state: &mut State) -> Result<Created, Err
     // ORDER: by now init is in its cgroups, whether it was born there or entered them: the scope does not become empty.
     drop(seat);
     cgroup.vacated(&resources)?;
+    // ORDER: after the clone. Who has joined a user namespace by path is born in the cgroup by right of its owner, the shim.
+    cgroup::owner(&request.spec).map_or(Ok(()), |uid| cgroup.give_to(uid))?;
     fault!("create: init ready")?;
     let memory_limit = limit_memory(&cgroup, &resources, &born)?;
     state.created = true;

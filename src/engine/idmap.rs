@@ -33,9 +33,14 @@ fn lines(map: &[LinuxIdMapping]) -> String {
 
 /// The host id behind a container id; itself without a map.
 pub fn to_host(map: &[LinuxIdMapping], id: u32) -> u32 {
+    host_id(map, id).unwrap_or(id)
+}
+
+/// The host id behind a container id, if it is mapped.
+pub fn host_id(map: &[LinuxIdMapping], id: u32) -> Option<u32> {
     let inside =
         |m: &&LinuxIdMapping| (m.container_id()..m.container_id().saturating_add(m.size())).contains(&id);
-    map.iter().find(inside).map_or(id, |m| m.host_id() + (id - m.container_id()))
+    map.iter().find(inside).map(|m| m.host_id() + (id - m.container_id()))
 }
 
 #[cfg(test)]

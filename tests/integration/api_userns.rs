@@ -6,6 +6,7 @@ use crate::support::bundle::Bundle;
 use crate::support::differences::runc_differs;
 use crate::support::fifo::Sink;
 use crate::support::shim::{Host, Stdio3};
+use crate::support::subject::cgroup_v2;
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -94,9 +95,17 @@ impl Drop for Pinned {
 fn in_pinned(script: &str, change: impl FnOnce(&mut Bundle)) -> String {
     let host = host();
     let pinned = Pinned::new(host.folder());
+    run(&host, script, |bundle| {
+        pinned.join(bundle);
+        change(bundle);
+    })
+}
+
+/// Runs the script in a container.
+#[track_caller]
+fn run(host: &Host, script: &str, change: impl FnOnce(&mut Bundle)) -> String {
     let out = Sink::new(host.folder().join("out"));
     let mut bundle = host.bundle("a", script);
-    pinned.join(&mut bundle);
     change(&mut bundle);
     let shim = host.start(bundle);
     shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
@@ -193,4 +202,58 @@ fn root_filesystem_of_the_mapped_ids_can_be_written() {
         std::os::unix::fs::chown(upper, Some(FIRST), Some(FIRST)).expect("chown");
     });
     assert_eq!(text, "0\n");
+}
+
+/// Who owns the cgroup and some of its files, and whether a container may make cgroups of its own below it.
+const MANAGES: &str = "cd /sys/fs/cgroup && stat -c %u . cgroup.procs cgroup.subtree_control cgroup.threads pids.max; \
+    mkdir sub 2>/dev/null && echo 0 >sub/cgroup.procs && cat /proc/self/cgroup; cd /";
+
+fn mounts_cgroups(bundle: &mut Bundle, access: &str) {
+    let mount =
+        json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": [access]});
+    bundle.push("/mounts", mount);
+}
+
+/// "Runtimes SHOULD change the cgroup ownership if and only if the cgroup filesystem is to be mounted read/write". "A runtime
+/// that changes the cgroup ownership SHOULD only change the ownership of the container's cgroup directory and files within
+/// that directory that are listed in /sys/kernel/cgroup/delegate." (config-linux.md, "Cgroup ownership")
+#[test]
+fn cgroup_that_is_mounted_read_write_is_the_containers_own() {
+    needs_containers!();
+    needs!(cgroup_v2(), "on cgroup v1 the owner does not change");
+    let new = |access: &str| {
+        run(&host(), MANAGES, |bundle| {
+            for kind in ["user", "cgroup"] {
+                bundle.push("/linux/namespaces", json!({"type": kind}));
+            }
+            bundle.set("/linux/uidMappings", map());
+            bundle.set("/linux/gidMappings", map());
+            mounts_cgroups(bundle, access);
+        })
+    };
+    assert_eq!(new("rw"), "0\n0\n0\n0\n65534\n0::/sub\n");
+    assert_eq!(new("ro"), "65534\n".repeat(5));
+    let joined = in_pinned(MANAGES, |bundle| mounts_cgroups(bundle, "rw"));
+    assert_eq!(joined, "0\n0\n0\n0\n65534\n0::/sub\n");
+}
+
+/// The shim still puts others in there.
+#[test]
+fn exec_enters_a_cgroup_that_is_the_containers_own() {
+    needs_containers!();
+    needs!(cgroup_v2(), "on cgroup v1 the owner does not change");
+    let host = host();
+    let pinned = Pinned::new(host.folder());
+    let mut bundle = host.bundle("a", "sleep 1000");
+    pinned.join(&mut bundle);
+    mounts_cgroups(&mut bundle, "rw");
+    let shim = host.start(bundle);
+    shim.run();
+    shim.exec("e", "mkdir /sys/fs/cgroup/execs && grep -q '^0::/$' /proc/self/cgroup").expect("Exec");
+    shim.start("e").expect("Start");
+    assert_eq!(shim.wait("e").expect("Wait"), 0);
+    shim.kill("", libc::SIGKILL).expect("Kill");
+    shim.wait("").expect("Wait");
+    shim.delete("").expect("Delete");
+    shim.assert_nothing_left();
 }
