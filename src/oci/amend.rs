@@ -119,6 +119,10 @@ fn resource_fields(value: &mut Value) {
             rule.remove("type");
         }
     }
+    // COMPAT: the limit is optional since spec 1.3, and what is not given is not changed. oci-spec would make 0 of it.
+    if resources.get("pids").and_then(Value::as_object).is_some_and(|pids| !pids.contains_key("limit")) {
+        resources.remove("pids");
+    }
     let pages = resources.get_mut("hugepageLimits").and_then(Value::as_array_mut);
     for limit in pages.into_iter().flatten().filter_map(|page| page.get_mut("limit")) {
         // The spec's number is unsigned, oci-spec's is not; both ends mean "no limit".

@@ -1,7 +1,7 @@
 //! `config.json`, an exec's process and an update's resources: from bytes to oci-spec's types.
 //!
 //! Decides what is well-formed; whether it can be carried out is `validate`'s. The strict parse comes first because
-//! it is fast and nearly always enough; only what it refuses is looked at again, as `amend` describes.
+//! it is fast and nearly always enough; only what it refuses, or leaves in doubt, is looked at again, as `amend` describes.
 //! <https://github.com/opencontainers/runtime-spec/blob/v1.3.0/config.md>
 
 use std::path::Path;
@@ -21,22 +21,22 @@ pub type Warnings = Vec<String>;
 /// Reads the bundle's `config.json`.
 pub fn load(bundle: &Path) -> Result<(Spec, Warnings)> {
     let path = bundle.join("config.json");
-    decode(&path.display().to_string(), &read_file(&path)?, amend::spec)
+    decode(&path.display().to_string(), &read_file(&path)?, doubtful_spec, amend::spec)
 }
 
 /// `config.json` from memory.
 pub fn parse(json: &[u8]) -> Result<(Spec, Warnings)> {
-    decode("config.json", json, amend::spec)
+    decode("config.json", json, doubtful_spec, amend::spec)
 }
 
 /// The process of an exec request.
 pub fn parse_process(json: &[u8]) -> Result<(Process, Warnings)> {
-    decode("the exec's process", json, amend::process)
+    decode("the exec's process", json, |_| false, amend::process)
 }
 
 /// The resources of an update request.
 pub fn parse_resources(json: &[u8]) -> Result<LinuxResources> {
-    decode("the update's resources", json, amend::resources).map(|(resources, _)| resources)
+    decode("the update's resources", json, doubtful, amend::resources).map(|(resources, _)| resources)
 }
 
 /// The bytes of the bundle's `config.json`.
@@ -50,11 +50,25 @@ fn read_file(path: &Path) -> Result<Vec<u8>> {
 
 type Amend = fn(&mut Value, &mut Warnings);
 
-fn decode<T: DeserializeOwned>(document: &str, json: &[u8], amend: Amend) -> Result<(T, Warnings)> {
+fn decode<T: DeserializeOwned>(
+    document: &str,
+    json: &[u8],
+    doubtful: fn(&T) -> bool,
+    amend: Amend,
+) -> Result<(T, Warnings)> {
     match serde_json::from_slice(json) {
-        Ok(value) => Ok((value, Warnings::new())),
-        Err(_) => decode_leniently(document, json, amend),
+        Ok(value) if !doubtful(&value) => Ok((value, Warnings::new())),
+        _ => decode_leniently(document, json, amend),
     }
+}
+
+fn doubtful_spec(spec: &Spec) -> bool {
+    spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()).is_some_and(doubtful)
+}
+
+/// oci-spec makes a limit of 0 of one that is not given.
+fn doubtful(resources: &LinuxResources) -> bool {
+    resources.pids().as_ref().is_some_and(|pids| pids.limit() == 0)
 }
 
 #[cold]

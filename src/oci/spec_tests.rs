@@ -156,3 +156,20 @@ fn deep_nesting_is_refused_and_not_a_crash() {
     let json = "[".repeat(100_000);
     assert!(refusal(parse(json.as_bytes())).contains("recursion limit"));
 }
+
+/// "limit (int64, OPTIONAL)"; "0 is a valid limit value for the pids cgroup controller from the kernel's perspective and SHOULD
+/// be treated as such by runtimes." (config-linux.md, "PIDs")
+#[test]
+fn a_pids_limit_that_is_not_given_is_told_from_zero() {
+    let limit = |pids: &str| {
+        let resources = format!(r#"{{"pids":{pids}}}"#);
+        let (spec, _) =
+            parse(spec_with(&format!(r#"{{"resources":{resources}}}"#)).as_bytes()).expect("a spec");
+        let of = |r: &LinuxResources| r.pids().as_ref().map(|pids| pids.limit());
+        let created = spec.linux().as_ref().and_then(|linux| of(linux.resources().as_ref()?));
+        assert_eq!(created, of(&parse_resources(resources.as_bytes()).expect("resources")), "{pids}");
+        created
+    };
+    assert_eq!([limit("{}"), limit(r#"{"limit":null}"#), limit("null")], [None; 3]);
+    assert_eq!([limit(r#"{"limit":0}"#), limit(r#"{"limit":-1}"#)], [Some(0), Some(-1)]);
+}

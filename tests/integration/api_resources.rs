@@ -124,6 +124,25 @@ fn limits_are_in_the_kernel_after_an_update() {
     }
 }
 
+/// "limit (int64, OPTIONAL) - specifies the maximum number of tasks in the cgroup" (config-linux.md, "PIDs"): one that is not
+/// given limits nothing, and changes nothing.
+#[test]
+fn pids_without_a_limit_are_not_limited() {
+    needs_containers!();
+    needs!(ours(), "the runcs of Debian 12 and 13 take it for 0");
+    let host = Host::new();
+    let empty = json!({"pids": {}});
+    let shim = started(&host, &empty);
+    // systemd has a limit of its own for every unit.
+    assert!(systemd_cgroups() || read(&shim, "pids.max").as_deref() == Some("max"));
+    assert_ne!(read(&shim, "pids.max").as_deref(), Some("1"));
+    shim.update(&json!({"pids": {"limit": 44}})).expect("Update");
+    for resources in [empty, json!({"pids": {"limit": null}})] {
+        shim.update(&resources).expect("Update");
+        assert_eq!(read(&shim, "pids.max").as_deref(), Some("44"), "{resources}");
+    }
+}
+
 /// "disableOOMKiller: enables or disables the OOM killer." (config-linux.md, "Memory") A file of v1; v2 has no such
 /// thing.
 #[test]
