@@ -1,7 +1,7 @@
 //! The action `start`: find or make the shim of this container's group, and say where it listens.
 //!
 //! ```text
-//! containerd --exec--> start: stdin, config.json, bind, listen, address
+//! containerd --exec--> start: stdin, config.json, address, bind, listen
 //!                        |----fork----> the shim: setsid, no descriptor of ours, serve
 //!                        '--> reply on stdout, exit
 //! ```
@@ -69,7 +69,11 @@ pub fn run(args: &Args) -> Result<ExitCode, StartError> {
     let dir = request.socket_dir.clone().unwrap_or_else(|| socket::DEFAULT_DIR.into());
     let path = socket::path(&dir, &request.grpc_address, &request.namespace, &group)?;
     let address = socket::address(&path);
-    let mut undo = Undo::default();
+    // ORDER: the address before the socket: `delete` finds one that a killed `start` has left by nothing else.
+    let file_path = bundle.join("address");
+    let mut undo = Undo(vec![file_path.clone()]);
+    write_address(&file_path, &address).map_err(file("write", &file_path))?;
+    fault!("start: address written")?;
     let listener = match socket::claim(&path)? {
         Claim::Ours(listener) => Some(listener),
         Claim::Live => None,
@@ -78,10 +82,6 @@ pub fn run(args: &Args) -> Result<ExitCode, StartError> {
         undo.0.push(path.clone());
     }
     fault!("start: socket bound")?;
-    let file_path = bundle.join("address");
-    undo.0.push(file_path.clone());
-    write_address(&file_path, &address).map_err(file("write", &file_path))?;
-    fault!("start: address written")?;
 
     let Some(listener) = listener else {
         reply(&request, &address)?;
@@ -180,8 +180,7 @@ fn group(annotations: &HashMap<String, String>) -> Option<&str> {
     GROUP_ANNOTATIONS.iter().find_map(|name| annotations.get(*name)).map(String::as_str)
 }
 
-/// The files to remove again unless `start` succeeds.
-#[derive(Default)]
+/// The files to remove again unless `start` succeeds, the last one first.
 struct Undo(Vec<PathBuf>);
 
 impl Undo {
@@ -193,7 +192,7 @@ impl Undo {
 
 impl Drop for Undo {
     fn drop(&mut self) {
-        for path in &self.0 {
+        for path in self.0.iter().rev() {
             // The error that brought us here is the one to tell.
             let _ = fs::remove_file(path);
         }

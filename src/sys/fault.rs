@@ -19,8 +19,8 @@ use std::fmt;
 /// Every point, in the order of a container's life.
 pub const POINTS: &[&str] = &[
     "start: request read",
-    "start: socket bound",
     "start: address written",
+    "start: socket bound",
     "start: shim forked",
     "start: shim detached",
     "start: replied",

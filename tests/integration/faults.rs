@@ -139,6 +139,7 @@ fn live(host: &Host, bundle: &Bundle) -> Told {
         return Told { died: true, failures, ..Told::default() };
     }
     let (address, _) = read_reply(&String::from_utf8(output.stdout).expect("text"));
+    assert_eq!(address, host.socket(bundle));
     let Ok(client) = Client::connect(&address) else { return Told { died: true, ..Told::default() } };
     let mut life = Life { bundle, client, told: Told::default() };
     life.live();
@@ -166,10 +167,7 @@ fn assert_nothing_left(host: &Host, bundle: &Bundle, at: &str) {
     eventually(&format!("{at}: no process of {}", host.namespace), SOON, || {
         leak::processes_naming(&host.namespace).is_empty().then_some(())
     });
-    let address = std::fs::read_to_string(bundle.folder.join("address")).unwrap_or_default();
-    if let Some(socket) = address.strip_prefix("unix://") {
-        assert!(!std::path::Path::new(socket).exists(), "{at}: socket left");
-    }
+    assert!(!host.socket(bundle).exists(), "{at}: socket left");
     assert!(!bundle.folder.join(".myshim.json.new").exists(), "{at}: half a state left");
 }
 

@@ -5,6 +5,7 @@ use super::events::EventServer;
 use super::subject::{self, Subject};
 use super::wire::{Client, Failure};
 use containerd_shim_protos::api;
+use myshim::shim::socket;
 use protobuf::Message;
 use protobuf::well_known_types::any::Any;
 use serde_json::Value;
@@ -77,6 +78,12 @@ impl Host {
         command.env("NAMESPACE", &self.namespace).env("MAX_SHIM_VERSION", "2");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
+    }
+
+    /// Where the shim of a bundle without a group listens, whether or not it has said so.
+    pub fn socket(&self, bundle: &Bundle) -> PathBuf {
+        let grpc = self.grpc_address().display().to_string();
+        socket::path(Path::new(socket::DEFAULT_DIR), &grpc, &self.namespace, &bundle.id).expect("a path")
     }
 
     fn grpc_address(&self) -> PathBuf {
