@@ -96,7 +96,7 @@ pub fn claim(path: &Path) -> Result<Claim, SocketError> {
     loop {
         match listen(path, BACKLOG) {
             Err(e) if e.is(libc::EADDRINUSE) => {}
-            other => return other.map(Claim::Ours).map_err(|e| failed("listen at", path)(e.into())),
+            other => return other.map(Claim::Ours).map_err(|e| failed("bind", path)(e.into())),
         }
         match connect(path) {
             Err(e) if e.is(libc::ECONNREFUSED) => {
