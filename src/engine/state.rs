@@ -1,8 +1,9 @@
 //! What a later `delete` must know when the shim is gone: one small file in the bundle (architecture: nothing else is
 //! written to disk). Written before each thing it names exists, so that a crash never hides one.
 
+use std::fmt;
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -70,9 +71,24 @@ impl State {
         }
     }
 
-    /// Reads the bundle's state; `None` if there is none or it is not ours to read.
-    pub fn load(bundle: &Path) -> Option<Self> {
-        serde_json::from_slice(&fs::read(bundle.join(FILE)).ok()?).ok()
+    /// Reads the bundle's state; `None` if there is none: nothing has been made.
+    ///
+    /// # Errors
+    /// When there is one that cannot be read: what it names is still there.
+    pub fn load(bundle: &Path) -> Result<Option<Self>, Error> {
+        let path = bundle.join(FILE);
+        let unread = |cause: &dyn fmt::Display| {
+            let remedy = "what it names is left as it is: call again when it can be read, or, if it never can, end what \
+                          runs in the container's cgroup, unmount what is below the bundle, and remove the file";
+            Error::doing(format!("reading {}", path.display()), format!("{cause}; {remedy}"))
+        };
+        match fs::read(&path) {
+            // KERNEL: a host that lost its power may have kept the first note's name without a byte of it.
+            Ok(json) if json.is_empty() => Ok(None),
+            Ok(json) => serde_json::from_slice(&json).map(Some).map_err(|e| unread(&e)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(unread(&e)),
+        }
     }
 
     /// Replaces the file in one step: a reader sees the old state or the new one.
@@ -142,11 +158,32 @@ mod tests {
         state.pid = Some(42);
         state.exit = Some(Exit { status: 137, at: 5 });
         state.save(dir.path()).unwrap();
-        let again = State::load(dir.path()).unwrap();
+        let again = State::load(dir.path()).unwrap().unwrap();
         assert_eq!((again.id.as_str(), again.pid, again.exit.unwrap().status), ("c1", Some(42), 137));
         assert!(again.is_of_this_boot());
         State::remove(dir.path());
-        assert!(State::load(dir.path()).is_none());
+        assert!(State::load(dir.path()).unwrap().is_none());
+    }
+
+    #[test]
+    fn only_a_state_that_is_not_there_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let bundle = dir.path();
+        let file = bundle.join(FILE);
+        assert!(State::load(bundle).unwrap().is_none() && State::load(&file).unwrap().is_none());
+        fs::write(&file, "").unwrap();
+        assert!(State::load(bundle).unwrap().is_none());
+        let refused = || {
+            let text = State::load(bundle).unwrap_err().to_string();
+            assert!(text.contains(&file.display().to_string()) && text.contains("remove the file"), "{text}");
+        };
+        for foreign in [&b"{\"id\":\"c1\""[..], b"{\"version\":7}", b"\xff"] {
+            fs::write(&file, foreign).unwrap();
+            refused();
+        }
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(&file).unwrap();
+        refused();
     }
 
     #[test]

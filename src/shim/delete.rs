@@ -22,7 +22,7 @@ const KILLED: u32 = 128 + libc::SIGKILL as u32;
 /// When something stays behind; containerd calls again.
 pub fn run(args: &Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let bundle = bundle(args)?;
-    let state = State::load(&bundle);
+    let state = State::load(&bundle)?;
     let mut response = DeleteResponse::new();
     let mut exit = Exit::now(KILLED);
     if let Some(state) = &state {

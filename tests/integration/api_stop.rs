@@ -113,6 +113,35 @@ fn delete_after_a_reboot_touches_no_process_and_no_cgroup_but_unmounts_and_tells
     shim.assert_nothing_left();
 }
 
+/// A state file that cannot be read names what nobody would ever find again without it.
+#[test]
+fn delete_with_a_state_that_it_cannot_read_says_so_and_leaves_everything() {
+    needs_containers!();
+    needs!(ours(), "the state file is this shim's");
+    let host = Host::new();
+    let shim = ready(&host, host.bundle("a", STUBBORN));
+    let bundle = &shim.bundle;
+    let pid = shim.state("").expect("State").pid as i32;
+    shim.crash();
+    let file = bundle.folder.join("myshim.json");
+    let written = std::fs::read(&file).expect("read the state");
+    let there = || (leak::alive(pid), leak::cgroups(bundle.cgroup()), leak::mounts_below(&bundle.folder));
+    let before = there();
+    let foreign = "{\"version\": 7}";
+    std::fs::write(&file, foreign).expect("write the state");
+
+    let output = host.invoke(bundle, "delete", b"");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
+    assert!(told.contains(&file.display().to_string()) && told.contains("remove the file"), "{told}");
+    assert_eq!(there(), before);
+    assert_eq!(std::fs::read_to_string(&file).expect("the state"), foreign);
+
+    std::fs::write(&file, written).expect("write the state back");
+    assert_eq!(host.delete(bundle).exit_status, 137);
+    shim.assert_nothing_left();
+}
+
 #[test]
 fn stop_signal_of_the_annotation_is_the_one_that_is_sent() {
     needs_containers!();
