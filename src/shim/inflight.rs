@@ -69,6 +69,12 @@ impl Inflight {
             if outcome.is_err() || !KEPT.contains(&key.0) {
                 this.forget(&key, &own);
             }
+            drop(own);
+            if let Err(e) = &outcome
+                && done.receiver_count() == 0
+            {
+                log::info!("{} {}: failed when its caller had left: {e}", key.0, key.1);
+            }
             done.send_replace(Some(outcome));
         });
         pending

@@ -5,6 +5,7 @@
 mod ahead;
 pub mod args;
 pub mod bootstrap;
+mod calls;
 mod create;
 mod daemon;
 mod delete;

@@ -16,7 +16,7 @@ use super::publisher::Journal;
 use super::service::Service;
 use super::socket::Bound;
 use super::tasks::Tasks;
-use super::{reaper, stop};
+use super::{calls, reaper, stop};
 use crate::stdio::register;
 use crate::sys;
 use crate::sys::fault::fault;
@@ -132,8 +132,12 @@ fn server(
     let service = Arc::new(Service::new(tasks.clone(), socket, done));
     let server = ttrpc::asynchronous::Server::new().add_listener(listener);
     // COMPAT: containerd before 2.x and after a bare address asks for v2, later ones for v3; the messages are the same.
-    let v2 = create_task(service.clone()).into_values().map(|methods| (V2.to_string(), methods)).collect();
-    let v3 = create_task(service).into_values().map(|methods| (V3.to_string(), methods)).collect();
+    let v2 = create_task(service.clone())
+        .into_values()
+        .map(|methods| (V2.to_string(), calls::logged(methods)))
+        .collect();
+    let v3 =
+        create_task(service).into_values().map(|methods| (V3.to_string(), calls::logged(methods))).collect();
     Ok(server.register_service(v2).register_service(v3))
 }
 

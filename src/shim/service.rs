@@ -1,7 +1,7 @@
-//! The task service on the wire: requests in, replies out, one debug line per call. What is done is in `tasks`.
+//! The task service on the wire: requests in, replies out. What is done is in `tasks`.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use containerd_shim_protos::api::*;
@@ -58,10 +58,7 @@ impl Service {
                 operation.await
             }
         };
-        let (started, verb, id) = (Instant::now(), key.0, key.1.clone());
-        let outcome = self.tasks.inflight.run(key, bounded).await;
-        finished(verb, &id, started, outcome.as_ref().err());
-        outcome
+        self.tasks.inflight.run(key, bounded).await
     }
 
     fn process(&self, id: &str, exec_id: &str) -> Answer<(Arc<Task>, Arc<Process>)> {
@@ -77,18 +74,6 @@ impl Service {
             self.tasks.inflight.settled(&key("Create", id, "")).await;
         }
         self.process(id, exec_id)
-    }
-}
-
-/// One line per call: what, whom, how long; a failure in words.
-fn finished(verb: &str, id: &str, started: Instant, failure: Option<&ttrpc::Error>) {
-    let took = started.elapsed();
-    match failure {
-        None => log::debug!("{verb} {id}: done in {took:?}"),
-        Some(ttrpc::Error::RpcStatus(status)) => {
-            log::info!("{verb} {id}: {:?} in {took:?}: {}", status.code(), status.message());
-        }
-        Some(e) => log::info!("{verb} {id}: failed in {took:?}: {e}"),
     }
 }
 
@@ -169,10 +154,7 @@ impl TaskService for Service {
             namespace: self.tasks.namespace.clone(),
             owner: super::create::owner_of(owner, &task.options),
         };
-        let started = Instant::now();
-        let added = self.tasks.add_exec(&task, &r.exec_id, streams, spec);
-        finished("Exec", &r.id, started, added.as_ref().err());
-        added.map(|()| Empty::new())
+        self.tasks.add_exec(&task, &r.exec_id, streams, spec).map(|()| Empty::new())
     }
 
     async fn kill(&self, _: &TtrpcContext, r: KillRequest) -> Answer<Empty> {
@@ -191,13 +173,10 @@ impl TaskService for Service {
             )));
         }
         let signal = r.signal as i32;
-        let started = Instant::now();
-        let (tasks, id) = (self.tasks.clone(), r.id);
+        let tasks = self.tasks.clone();
         // Detached as well: the signal is sent even if the caller has left.
         let killing = tokio::spawn(async move { tasks.kill(&task, &process, signal, r.all).await });
-        let killed = killing.await.unwrap_or_else(|e| Err(error::internal(e)));
-        finished("Kill", &id, started, killed.as_ref().err());
-        killed.map(|()| Empty::new())
+        killing.await.unwrap_or_else(|e| Err(error::internal(e))).map(|()| Empty::new())
     }
 
     async fn pause(&self, _: &TtrpcContext, r: PauseRequest) -> Answer<Empty> {

@@ -26,10 +26,17 @@ fn every_call_is_a_line_with_its_duration_at_debug() {
     let shim = host.start(bundle);
     shim.run();
     shim.wait("").expect("Wait");
+    shim.stats().expect("Stats");
+    shim.pids().expect("Pids");
+    shim.status("");
+    shim.kill("nobody", libc::SIGKILL).expect_err("there is no such exec");
     shim.delete("").expect("Delete");
-    for call in ["Create a: done in", "Start a: done in", "Delete a: done in"] {
-        log.wait_for(call);
+    shim.state("").expect_err("it is gone");
+    for call in ["Connect", "Create", "Start", "Wait", "Stats", "Pids", "State", "Delete"] {
+        log.wait_for(&format!("{call} a: done in"));
     }
+    log.wait_for("Kill a/nobody: NOT_FOUND in");
+    log.wait_for("State a: NOT_FOUND in");
     let text = log.so_far();
     let line = text.lines().find(|line| line.contains("Create a: done in")).expect("the line");
     assert!(line.contains("level=debug") && line.contains("time="), "{line}");
