@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::cgroup::Cgroup;
 use super::error::{Doing, Error};
@@ -11,8 +11,8 @@ use super::state::{self, State};
 use crate::sys::fault::fault;
 use crate::sys::process;
 
-/// Removing cgroups waits this long for the last process to leave.
-const REMOVE_WITHIN: Duration = Duration::from_secs(2);
+/// Everything is tried within this: containerd ends a `delete` that takes 5 s.
+const CLEAR_WITHIN: Duration = Duration::from_secs(4);
 /// Everybody in a cgroup is dead within this, or is named in the error.
 pub const KILL_WITHIN: Duration = Duration::from_secs(2);
 
@@ -34,6 +34,8 @@ pub fn bury(state: &State, bundle: &Path) -> Result<(), Error> {
 /// # Errors
 /// The first failure, after everything was tried.
 pub fn clear(state: &State) -> Result<(), Error> {
+    let deadline = Instant::now() + CLEAR_WITHIN;
+    let left = || deadline.saturating_duration_since(Instant::now());
     let mut outcome = Ok(());
     let mut keep = |result: Result<(), Error>| outcome = std::mem::replace(&mut outcome, Ok(())).and(result);
     // A reboot takes processes and groups with it, and what has their names then is somebody else's.
@@ -41,9 +43,9 @@ pub fn clear(state: &State) -> Result<(), Error> {
         keep(kill_init(state));
         // One that turned out to be somebody else's stays.
         if let Some(cgroup) = state.cgroup.as_ref().filter(|_| state.owns_cgroup) {
-            keep(cgroup.kill(KILL_WITHIN).map_err(Error::from));
+            keep(cgroup.kill(left().min(KILL_WITHIN)).map_err(Error::from));
             keep(fault!("Delete: processes dead").map_err(Error::from));
-            keep(cgroup.remove(REMOVE_WITHIN).map_err(Error::from));
+            keep(cgroup.remove(left()).map_err(Error::from));
             keep(fault!("Delete: cgroups gone").map_err(Error::from));
         }
         keep(state.resctrl.remove());
@@ -69,8 +71,9 @@ fn kill_init(state: &State) -> Result<(), Error> {
     }
     let _ = process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
     let _ = state.cgroup.as_ref().map(Cgroup::thaw);
+    let limit = KILL_WITHIN.as_millis() as i32;
     let ended =
-        process::poll_in(pidfd.as_fd(), 2000).doing(|| format!("waiting for process {pid} to die"))?;
+        process::poll_in(pidfd.as_fd(), limit).doing(|| format!("waiting for process {pid} to die"))?;
     // ECHILD: somebody else's child, reaped by its parent.
     let _ = process::waitid(pidfd.as_fd(), libc::WEXITED | libc::WNOHANG);
     match ended {

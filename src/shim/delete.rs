@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use containerd_shim_protos::api::DeleteResponse;
 use protobuf::Message;
@@ -16,11 +16,15 @@ use crate::{engine, oci};
 /// What a container is said to have ended with when nobody saw its end: SIGKILL.
 const KILLED: u32 = 128 + libc::SIGKILL as u32;
 
+/// containerd ends a `delete` that takes 5 s, and then knows neither pid nor status.
+const WITHIN: Duration = Duration::from_millis(4500);
+
 /// Kills, unmounts, removes what the bundle's state names, and prints a `DeleteResponse`.
 ///
 /// # Errors
-/// When something stays behind; containerd calls again.
+/// When something stays behind: containerd keeps the bundle then, and calls again when it is started the next time.
 pub fn run(args: &Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let deadline = Instant::now() + WITHIN;
     let bundle = bundle(args)?;
     let state = State::load(&bundle)?;
     let mut response = DeleteResponse::new();
@@ -31,7 +35,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
             exit = Exit { status: recorded.status, at: UNIX_EPOCH + Duration::from_nanos(recorded.at) };
         }
         engine::clear(state)?;
-        poststop(state, &bundle);
+        poststop(state, &bundle, deadline.saturating_duration_since(Instant::now()));
         engine::bury(state, &bundle)?;
     } else {
         // A crash in the middle of the very first note leaves half of one.
@@ -64,10 +68,12 @@ fn bundle(args: &Args) -> std::io::Result<PathBuf> {
 
 /// poststop hooks of a container that was created in full (nerdctl's network depends on them). Their failures are
 /// for the log, which is stderr here.
-fn poststop(state: &State, bundle: &Path) {
-    let Ok((spec, _)) = oci::spec::load(bundle) else { return };
-    if !state.created || spec.hooks().is_none() {
-        return;
+fn poststop(state: &State, bundle: &Path, limit: Duration) {
+    let Ok((mut spec, _)) = oci::spec::load(bundle) else { return };
+    let Some(hooks) = spec.hooks_mut().as_mut().filter(|_| state.created) else { return };
+    let seconds = (limit.as_secs() as i64).max(1);
+    for hook in hooks.poststop_mut().iter_mut().flatten() {
+        hook.set_timeout(Some(hook.timeout().filter(|own| *own > 0).map_or(seconds, |own| own.min(seconds))));
     }
     for e in engine::poststop_of(&spec, &state.id, bundle) {
         eprintln!("{e}");

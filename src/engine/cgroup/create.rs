@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use oci_spec::runtime::LinuxResources;
 
@@ -25,7 +26,7 @@ impl Cgroup {
         let seat = systemd::start(unit, r, annotations, policy, self.v1().is_empty())?;
         self.complete().inspect_err(|_| {
             // The scope goes with the process that holds it, if not by this.
-            let _ = systemd::stop(unit);
+            let _ = systemd::stop(unit, Duration::MAX);
         })?;
         Ok(Some(seat))
     }

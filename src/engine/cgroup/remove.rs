@@ -12,8 +12,8 @@ impl Cgroup {
     /// Removes the cgroup from every hierarchy. A directory that is busy (the last process is still leaving) is
     /// retried until `limit` is over; all hierarchies are tried, and every error is told.
     pub fn remove(&self, limit: Duration) -> Result<()> {
-        let stopped = self.unit().map_or(Ok(()), systemd::stop);
         let deadline = Instant::now() + limit;
+        let stopped = self.unit().map_or(Ok(()), |unit| systemd::stop(unit, limit / 2));
         let errors: Vec<_> = self.dirs().filter_map(|d| remove_dir(&d.dir, deadline).err()).collect();
         // A systemd that does not answer keeps no container from going: the unit of an empty scope is collected
         // when it comes round. It is to blame only for what stays.

@@ -48,9 +48,9 @@ pub struct Bus {
 }
 
 impl Bus {
-    /// Connects to the first of `addresses` that takes the connection.
-    pub fn open(addresses: &[Address]) -> Result<Bus> {
-        let patience = patience(std::env::var("SYSTEMD_BUS_TIMEOUT").ok().as_deref());
+    /// Connects to the first of `addresses` that takes the connection. All that is asked of it has to be answered `within`.
+    pub fn open(addresses: &[Address], within: Duration) -> Result<Bus> {
+        let patience = patience(std::env::var("SYSTEMD_BUS_TIMEOUT").ok().as_deref()).min(within);
         let mut failures = Vec::new();
         for address in addresses {
             match connect_unix(&address.path, patience) {
@@ -259,9 +259,10 @@ mod tests {
 
     #[test]
     fn a_socket_that_is_not_there_is_named() {
-        let told = Bus::open(&[Address { path: b"/no/such/bus".to_vec(), direct: true }]).unwrap_err();
+        let told = Bus::open(&[Address { path: b"/no/such/bus".to_vec(), direct: true }], Duration::MAX)
+            .unwrap_err();
         assert!(told.to_string().contains("/no/such/bus (connect: ENOENT"), "{told}");
-        assert!(matches!(Bus::open(&[]), Err(BusError::Nowhere)));
+        assert!(matches!(Bus::open(&[], Duration::MAX), Err(BusError::Nowhere)));
     }
 
     #[test]

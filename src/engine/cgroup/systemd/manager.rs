@@ -1,5 +1,7 @@
 //! What is asked of systemd: a scope started, changed, stopped (org.freedesktop.systemd1(5)).
 
+use std::time::Duration;
+
 use super::address::{Owner, candidates};
 use super::bus::{Bus, BusError};
 use super::message::Call;
@@ -21,7 +23,12 @@ pub struct Manager(Bus);
 
 impl Manager {
     pub fn connect(owner: Owner) -> Result<Manager> {
-        Bus::open(&candidates(owner, |name| std::env::var_os(name))).map(Manager)
+        Self::connect_for(owner, Duration::MAX)
+    }
+
+    /// One that is heard for `limit` only, if that is less than the usual patience.
+    pub fn connect_for(owner: Owner, limit: Duration) -> Result<Manager> {
+        Bus::open(&candidates(owner, |name| std::env::var_os(name)), limit).map(Manager)
     }
 
     fn call(&mut self, member: &str, arguments: Vec<Value>) -> Result<Vec<u8>> {

@@ -21,6 +21,8 @@ mod seat;
 mod unit;
 mod value;
 
+use std::time::Duration;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -109,11 +111,11 @@ pub fn set(unit: &Unit, r: &LinuxResources, part: Part, unified: bool) -> Result
     manager.set(unit, &all).map_err(failed)
 }
 
-/// Stops the scope, and everything in it.
+/// Stops the scope, and everything in it. systemd goes on with it when `limit` is over.
 ///
 /// # Errors
 /// When systemd refuses or does not answer.
-pub fn stop(unit: &Unit) -> Result<()> {
-    let stopped = Manager::connect(unit.owner).and_then(|mut manager| manager.stop(unit));
+pub fn stop(unit: &Unit, limit: Duration) -> Result<()> {
+    let stopped = Manager::connect_for(unit.owner, limit).and_then(|mut manager| manager.stop(unit));
     stopped.map_err(|cause| Error::unit("stop", &unit.name, cause))
 }
