@@ -26,18 +26,25 @@ pub fn begin(tasks: &Tasks, done: &mpsc::UnboundedSender<()>) {
     let (tasks, done) = (tasks.clone(), done.clone());
     tasks.unfinished.abort_all();
     tokio::spawn(async move {
-        tasks.unfinished.none_begun().await;
-        let mut stopping = Vec::new();
-        for task in tasks.all() {
-            stopping.push(tokio::spawn(stop(task)));
-        }
-        for one in stopping {
-            // A task that failed has said so.
-            let _ = one.await;
-        }
+        let known = tasks.all();
+        // One that got through nevertheless. A Create that hangs on its way out keeps nobody else from ending.
+        let late = async {
+            tasks.unfinished.none_begun().await;
+            let late = tasks.all().into_iter().filter(|task| !known.iter().any(|one| Arc::ptr_eq(one, task)));
+            stop_all(late.collect()).await;
+        };
+        tokio::join!(stop_all(known.clone()), late);
         // The receiver lives as long as the shim.
         let _ = done.send(());
     });
+}
+
+async fn stop_all(tasks: Vec<Arc<Task>>) {
+    let stopping: Vec<_> = tasks.into_iter().map(|task| tokio::spawn(stop(task))).collect();
+    for one in stopping {
+        // A task that failed has said so.
+        let _ = one.await;
+    }
 }
 
 async fn stop(task: Arc<Task>) {

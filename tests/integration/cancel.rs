@@ -233,6 +233,34 @@ fn a_create_that_is_stuck_can_be_joined_and_keeps_nobody_from_killing() {
     assert_eq!(shim.status(""), Status::CREATED);
 }
 
+#[test]
+fn a_create_that_is_stuck_keeps_a_shim_that_is_to_end_from_ending_nobody() {
+    needs_containers!();
+    needs!(subject::faults_binary().is_some(), "needs the build with fault points: run hack/test.sh");
+    let mut host = Host::new();
+    host.binary = subject::faults_binary().expect("checked");
+    host.environment.push(("MYSHIM_FAULT".into(), "pause:create: hooks ran".into()));
+    host.environment.push(("MYSHIM_FAULT_FOLDER".into(), host.folder().display().to_string()));
+    let mut shim = host.start(host.bundle("a", "exec sleep 1000"));
+    shim.run();
+    let mut stuck = host.bundle("b", "exec sleep 1000");
+    stuck.set("/hooks", json!({"createRuntime": [{"path": "/bin/true"}]}));
+    stuck.write();
+    let lively = std::mem::replace(&mut shim.bundle, stuck);
+    assert!(!abandon(&shim, "Create", &shim.create_request(&Stdio3::default()), 5), "it is stuck");
+    eventually("Create is stuck", SOON, || host.folder().join("reached").exists().then_some(()));
+    let stuck = std::mem::replace(&mut shim.bundle, lively);
+    crate::support::shim::signal(shim.pid, libc::SIGTERM);
+    assert_eq!(host.events.wait_for("exit").container, "a");
+    std::fs::write(host.folder().join("go"), "").expect("let it go on");
+    shim.wait_until_gone();
+    host.delete(&shim.bundle);
+    shim.assert_nothing_left();
+    host.delete(&stuck);
+    shim.bundle = stuck;
+    shim.assert_nothing_left();
+}
+
 /// A container whose Pause is stuck between the frozen cgroup and the word that it is paused, and the client that waits for it.
 fn stuck_in_pause(host: &mut Host) -> (Shim<'_>, Client) {
     host.binary = subject::faults_binary().expect("checked");
