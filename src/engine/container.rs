@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use oci_spec::runtime::{self as spec, Hooks, Spec};
@@ -19,6 +20,9 @@ use super::seccomp::agent;
 use super::state::{Exit, State};
 use crate::sys::fault::fault;
 use crate::sys::process;
+
+/// Processes signalled at a time, a descriptor each.
+const PIDFDS: usize = 64;
 
 /// A process of a container, named by pidfd.
 #[derive(Debug, Clone)]
@@ -174,9 +178,19 @@ impl Container {
         )
     }
 
-    /// Init has a pid namespace of its own: the kernel ends everybody else with it.
-    pub fn has_pid_namespace(&self) -> bool {
-        self.for_exec.pidns
+    /// Init is the first process of a pid namespace: the kernel ends everybody else with it (pid_namespaces(7)).
+    pub fn owns_pid_namespace(&self) -> bool {
+        self.for_exec.own_pidns
+    }
+
+    /// Init was born into somebody else's pid namespace.
+    pub fn joins_pid_namespace(&self) -> bool {
+        self.for_exec.pidns && !self.for_exec.own_pidns
+    }
+
+    /// Somebody else may be in the pid namespace from now on: exec'd processes come to it only when they are set up.
+    pub fn expect_tracers(&self) {
+        self.for_exec.tracers.store(true, Ordering::Relaxed);
     }
 
     /// Writes init's end down for a `delete` that finds no shim.
@@ -207,7 +221,7 @@ impl Container {
     /// Signals every process of the container.
     ///
     /// # Errors
-    /// When the cgroup cannot be read, or a living process not be signalled.
+    /// When the cgroup cannot be read, or a living process not be signalled: the first, after all were tried.
     pub fn signal_all(&self, signal: i32) -> Result<(), Error> {
         // Init by itself: a rootless container may have no cgroup.
         match self.init.signal(signal) {
@@ -217,13 +231,29 @@ impl Container {
         if signal == libc::SIGKILL {
             return Ok(self.cgroup.kill(KILL_WITHIN)?);
         }
-        let mut others = self.cgroup.pids()?.into_iter().filter(|pid| *pid != self.init.pid);
-        others.try_for_each(|pid| match process::kill(pid, signal) {
+        let mut others = self.cgroup.pids()?;
+        others.retain(|pid| *pid != self.init.pid);
+        let failures = others.chunks(PIDFDS).flat_map(|some| self.signal_some(some, signal));
+        failures.collect::<Vec<_>>().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Signals those of `pids` that are the container's.
+    fn signal_some(&self, pids: &[i32], signal: i32) -> Vec<Error> {
+        let opened: Vec<_> =
+            pids.iter().filter_map(|pid| Some((*pid, process::pidfd_open(*pid).ok()?))).collect();
+        // ORDER: looked at again with the pidfds open: one that is not there any more has given its number away.
+        let still = match self.cgroup.pids() {
+            Ok(still) => still,
+            Err(e) => return vec![e.into()],
+        };
+        let ours = opened.iter().filter(|(pid, _)| still.contains(pid));
+        ours.filter_map(|(pid, pidfd)| match process::pidfd_send_signal(pidfd.as_fd(), signal) {
             Err(e) if !e.is(libc::ESRCH) => {
-                Err(Error::doing(format!("sending signal {signal} to process {pid}"), e))
+                Some(Error::doing(format!("sending signal {signal} to process {pid}"), e))
             }
-            _ => Ok(()),
+            _ => None,
         })
+        .collect()
     }
 
     /// After the end of init, without a Delete to come: all but the state file goes, where a later `delete` finds the

@@ -17,6 +17,8 @@ use super::seccomp::Filter;
 pub struct ForExec {
     pub kinds: i32,
     pub pidns: bool,
+    /// Init is the first in its pid namespace.
+    pub own_pidns: bool,
     pub proc: Fd,
     pub filter: Option<Arc<Filter>>,
     pub modules: SecurityModules,
@@ -45,6 +47,7 @@ impl ForExec {
         Self {
             kinds,
             pidns: all.contains(&Kind::Pid),
+            own_pidns: all.contains(&Kind::Pid) && !shared,
             proc: given.proc.clone(),
             filter: given.filter.clone(),
             modules: given.modules,

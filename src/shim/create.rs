@@ -86,6 +86,10 @@ impl Tasks {
         init.attach(created.container.init.clone());
         init.set_io(io);
         let task = Arc::new(Task::new(bundle, created.container, init.clone(), options, created.oom));
+        if task.container.joins_pid_namespace() {
+            // Whose it is, is not asked: Kubernetes joins that of another container of the pod, which this shim has.
+            self.all().iter().for_each(|other| other.container.expect_tracers());
+        }
         self.insert(task.clone());
         self.inflight.drop_results(|(verb, id, _)| *id == task.id && *verb != "Create");
         self.journal.publish(&event(request, init.pid()), SystemTime::now());

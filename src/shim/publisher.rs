@@ -57,6 +57,8 @@ events! {
 
 /// So many events may wait before new processes do. A few hundred KiB.
 const ROOM: usize = 1024;
+/// How long a caller is slowed down where there is none.
+const SLOWED: Duration = Duration::from_secs(1);
 
 /// How long the sender waits for what.
 #[derive(Clone, Copy, Debug)]
@@ -138,8 +140,12 @@ impl Journal {
         shared.queued.notify_one();
     }
 
-    /// Waits while containerd takes events more slowly than they come; not while it is away.
+    /// Waits while containerd takes events more slowly than they come, but not for long: it slows a caller, and blocks none.
     pub async fn room(&self) {
+        let _ = tokio::time::timeout(SLOWED, self.taken_below_room()).await;
+    }
+
+    async fn taken_below_room(&self) {
         let Some(shared) = &self.0 else { return };
         loop {
             // ORDER: registered before the look, as in `drained`.

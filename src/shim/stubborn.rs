@@ -18,6 +18,10 @@ pub fn follow(task: &Arc<Task>, process: Process) {
     tokio::spawn(async move {
         tokio::time::sleep(AT_ONCE).await;
         let Some(task) = task.upgrade().filter(|_| !process.has_ended()) else { return };
+        if task.is_paused() && !task.is_doomed() {
+            // An exec'd process of a paused container: it dies when that is resumed.
+            return;
+        }
         let container = task.container.clone();
         // KERNEL: a process that the v1 freezer holds does not act on SIGKILL.
         let frozen = blocking(move || {

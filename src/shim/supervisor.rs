@@ -27,10 +27,12 @@ pub fn watch(task: Arc<Task>, process: Arc<Process>, journal: Journal) {
     tokio::spawn(async move {
         until_ended(&kernel).await;
         let _ = fault!("exit: seen");
+        let exit = Exit::now(kernel.peek().map_or(255, |exit| exit.status));
         if process.is_init() {
-            init_ended(&task, &kernel, &journal).await;
+            note(&task, &exit);
+            init_ended(&task, &kernel, exit, &journal).await;
         } else {
-            finish(&task, &process, &kernel, &journal).await;
+            finish(&task, &process, &kernel, exit, &journal).await;
         }
     });
 }
@@ -52,7 +54,7 @@ fn as_fd(fd: &Arc<OwnedFd>) -> std::os::fd::BorrowedFd<'_> {
 
 /// ORDER: no exec starts any more; everybody else is dead and told; then init. Docker relies on init's exit being
 /// its container's last.
-async fn init_ended(task: &Arc<Task>, kernel: &engine::Process, journal: &Journal) {
+async fn init_ended(task: &Arc<Task>, kernel: &engine::Process, exit: Exit, journal: &Journal) {
     task.set_ending();
     // A start that hangs, in a file system that does not answer say, must not keep this from being told.
     let alone = tokio::time::timeout(OTHERS, task.life.write()).await;
@@ -60,7 +62,7 @@ async fn init_ended(task: &Arc<Task>, kernel: &engine::Process, journal: &Journa
         log::warn!("container {}: init has ended while an exec hangs in its start", task.id);
     }
     let _order = task.init.order.lock().await;
-    if !task.container.has_pid_namespace() {
+    if !task.container.owns_pid_namespace() {
         let container = task.container.clone();
         let killed = blocking(move || container.cgroup.kill(engine::KILL_WITHIN)).await;
         if let Ok(Err(e)) = killed {
@@ -77,29 +79,29 @@ async fn init_ended(task: &Arc<Task>, kernel: &engine::Process, journal: &Journa
     if tokio::time::timeout(OTHERS, others).await.is_err() {
         log::warn!("container {}: an exec'd process outlives init; its exit will come later", task.id);
     }
-    finish(task, &task.init, kernel, journal).await;
+    finish(task, &task.init, kernel, exit, journal).await;
 }
 
-async fn finish(task: &Task, process: &Process, kernel: &engine::Process, journal: &Journal) {
+/// For whoever comes after a shim that is killed from here on.
+fn note(task: &Task, exit: &Exit) {
+    let at = exit.at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
+    if let Err(e) = task.container.record_exit(engine::state::Exit { status: exit.status, at }) {
+        log::warn!("container {}: {e}", task.id);
+    }
+    let _ = fault!("exit: noted");
+}
+
+async fn finish(task: &Task, process: &Process, kernel: &engine::Process, exit: Exit, journal: &Journal) {
     // ORDER: the counter before the exit that it explains.
     task.tell_oom(journal).await;
     if let Some(io) = process.io() {
         io.drained(DRAIN).await;
     }
-    let status = kernel.peek().map_or(255, |exit| exit.status);
-    let exit = Exit::now(status);
-    if process.is_init() {
-        let at = exit.at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
-        if let Err(e) = task.container.record_exit(engine::state::Exit { status, at }) {
-            log::warn!("container {}: {e}", task.id);
-        }
-        let _ = fault!("exit: noted");
-    }
     // ORDER: reaped only here: until now the zombie kept its pid from being given away, and its status was there for
     // whoever comes after a shim that is killed before it is noted.
     kernel.reap();
     let _ = fault!("exit: reaped");
-    journal.publish(&event(task, process, kernel.pid as u32, &exit), exit.at);
+    journal.publish(&event(task, process, kernel.pid as u32, &exit), SystemTime::now());
     process.set_stopped(exit);
     let _ = fault!("exit: told");
 }

@@ -29,6 +29,8 @@ pub struct Task {
     pub life: tokio::sync::RwLock<()>,
     /// Pause and Resume take turns: what the cgroup is and what `paused` says is the same.
     pub freezing: tokio::sync::Mutex<()>,
+    /// Updates take turns, or the cgroup ends up with some limits of one and some of another.
+    pub updating: tokio::sync::Mutex<()>,
     ending: AtomicBool,
     doomed: AtomicBool,
     paused: AtomicBool,
@@ -58,6 +60,7 @@ impl Task {
             execs: Mutex::default(),
             life: tokio::sync::RwLock::new(()),
             freezing: tokio::sync::Mutex::new(()),
+            updating: tokio::sync::Mutex::new(()),
             ending: AtomicBool::new(false),
             doomed: AtomicBool::new(false),
             paused: AtomicBool::new(false),

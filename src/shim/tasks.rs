@@ -186,7 +186,8 @@ impl Tasks {
         let not_running =
             || error::failed_precondition(format!("container {} init process is not running", task.id));
         let _alive = task.life.try_read().map_err(|_| not_running())?;
-        if task.is_ending() || task.init.status() != Status::Running {
+        // COMPAT: into a container that waits for its start, too, as runc does.
+        if task.is_ending() || matches!(task.init.status(), Status::Stopped(_)) {
             return Err(not_running());
         }
         if task.is_paused() {
@@ -267,7 +268,9 @@ impl Tasks {
         }
         if all && process.is_init() {
             let container = task.container.clone();
-            return blocking(move || container.signal_all(signal)).await?.map_err(refuse);
+            blocking(move || container.signal_all(signal)).await?.map_err(refuse)?;
+            Self::insist(task, process, signal);
+            return Ok(());
         }
         let kernel = match (process.status(), process.kernel()) {
             (Status::Stopped(_), _) => return Err(error::not_found("process already finished")),
@@ -293,13 +296,19 @@ impl Tasks {
         if signal == libc::SIGKILL {
             stubborn::follow(task, kernel);
         }
-        if task.options.escalate_kill && process.is_init() && signal == task.options.stop_signal {
-            stop::escalate(task.clone());
-        }
+        Self::insist(task, process, signal);
         Ok(())
     }
 
+    /// Opt-in: a stop signal is followed by SIGKILL.
+    fn insist(task: &Arc<Task>, process: &Process, signal: i32) {
+        if task.options.escalate_kill && process.is_init() && signal == task.options.stop_signal {
+            stop::escalate(task.clone());
+        }
+    }
+
     pub async fn update(self, task: Arc<Task>, resources: oci_spec::runtime::LinuxResources) -> Outcome {
+        let _turn = task.updating.lock().await;
         let container = task.container.clone();
         blocking(move || container.cgroup.update(&resources)).await?.map_err(|e| refuse(e.into()))?;
         Ok(Reply::Done)
@@ -357,6 +366,8 @@ impl Tasks {
         close(&process, CLOSE_GRACE).await;
         task.remove_exec(&process.exec_id);
         process.set_removed();
+        let (of, exec) = (&task.id, &process.exec_id);
+        self.inflight.drop_results(|(verb, id, exec_id)| *verb == "Start" && id == of && exec_id == exec);
         let _ = fault!("Delete: exec gone");
         Ok(Reply::Deleted { pid: process.pid(), exit: process.exit() })
     }

@@ -202,6 +202,62 @@ fn rest_of_the_cgroup_dies_with_init_in_the_hosts_pid_namespace() {
 }
 
 #[test]
+fn rest_of_the_cgroup_dies_with_init_in_a_pid_namespace_that_is_anothers() {
+    needs_containers!();
+    let host = Host::new();
+    let first = host.start(host.bundle("a", "sleep 1000"));
+    let pid = first.run();
+    let mut bundle = host.bundle("b", "sleep 1000 & sleep 1000 & sleep 0.3");
+    bundle.set("/linux/namespaces/0/path", json!(format!("/proc/{pid}/ns/pid")));
+    let shim = host.start(bundle);
+    shim.run();
+    let pids = support::eventually("processes", SOON, || {
+        Some(leak::processes_in(shim.bundle.cgroup())).filter(|pids| pids.len() >= 3)
+    });
+    shim.wait("").expect("Wait");
+    support::eventually("all are dead", SOON, || pids.iter().all(|pid| !leak::alive(*pid)).then_some(()));
+    shim.delete("").expect("Delete");
+    shim.assert_nothing_left();
+    assert_eq!(first.status(""), Status::RUNNING);
+}
+
+#[test]
+fn exec_runs_in_a_container_that_waits_for_its_start() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "exit 4"));
+    shim.create().expect("Create");
+    shim.exec("x", "exit 3").expect("Exec");
+    shim.start("x").expect("Start of the exec");
+    assert_eq!(shim.wait("x").expect("Wait"), 3);
+    shim.delete("x").expect("Delete of the exec");
+    assert_eq!(shim.status(""), Status::CREATED);
+    shim.start("").expect("Start");
+    assert_eq!(shim.wait("").expect("Wait"), 4);
+    shim.delete("").expect("Delete");
+    shim.assert_nothing_left();
+}
+
+#[test]
+fn exec_killed_in_a_paused_container_leaves_it_paused() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    shim.run();
+    shim.exec("x", "sleep 1000").expect("Exec");
+    shim.start("x").expect("Start of the exec");
+    shim.pause().expect("Pause");
+    shim.kill("x", libc::SIGKILL).expect("Kill");
+    // Longer than a process that can die is given before the shim looks why it does not.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(leak::is_frozen(shim.bundle.cgroup()), "it runs");
+    assert_eq!(shim.status(""), Status::PAUSED);
+    shim.resume().expect("Resume");
+    assert_eq!(shim.wait("x").expect("Wait"), 137);
+    shim.delete("x").expect("Delete of the exec");
+}
+
+#[test]
 fn stats_carry_the_bare_type_name_and_answer_until_delete() {
     needs_containers!();
     let host = Host::new();

@@ -6,6 +6,7 @@ use crate::support::fifo::Sink;
 use crate::support::hung::{self, Hung};
 use crate::support::shim::{Host, Shim, Stdio3};
 use crate::support::subject;
+use crate::support::wire::Client;
 use crate::{needs, needs_containers};
 use serde_json::{Value, json};
 use std::fs::{self, File, OpenOptions};
@@ -97,6 +98,28 @@ fn cve_2016_9962_a_process_at_the_gate_has_nothing_of_the_shims_even_for_a_trace
     assert!(!text.contains("fd ") && !text.contains("write"), "{text}");
 }
 
+/// Starts an exec whose working directory, or program, does not answer.
+fn exec_that_hangs(shim: &Shim<'_>, hung: &mut Hung, hangs: u32) -> Client {
+    let process = match hangs {
+        hung::LOOKUP => {
+            let mut process = shim.bundle.process(&["true"]);
+            process["cwd"] = json!("/hung/x");
+            process
+        }
+        _ => shim.bundle.process(&["/hung/x"]),
+    };
+    shim.exec_process("e", &process, &Stdio3::default()).expect("Exec");
+    let mut client = shim.client();
+    let request = containerd_shim_protos::api::StartRequest {
+        id: shim.id(),
+        exec_id: "e".into(),
+        ..Default::default()
+    };
+    client.send(shim.service(), "Start", &request).expect("send Start");
+    hung.wait_until_asked();
+    client
+}
+
 /// Execs into a container with `change`, whose working directory does not answer; what `look` sees meanwhile.
 fn seen_while_an_exec_is_set_up(id: &str, hangs: u32, trace: bool) -> Option<String> {
     let host = Host::new();
@@ -116,23 +139,7 @@ fn seen_while_an_exec_is_set_up(id: &str, hangs: u32, trace: bool) -> Option<Str
     }
     let shim = host.start(bundle);
     shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
-    let process = match hangs {
-        hung::LOOKUP => {
-            let mut process = shim.bundle.process(&["true"]);
-            process["cwd"] = json!("/hung/x");
-            process
-        }
-        _ => shim.bundle.process(&["/hung/x"]),
-    };
-    shim.exec_process("e", &process, &Stdio3::default()).expect("Exec");
-    let mut client = shim.client();
-    let request = containerd_shim_protos::api::StartRequest {
-        id: shim.id(),
-        exec_id: "e".into(),
-        ..Default::default()
-    };
-    client.send(shim.service(), "Start", &request).expect("send Start");
-    hung.wait_until_asked();
+    let mut client = exec_that_hangs(&shim, &mut hung, hangs);
     fs::write(host.folder().join(id).join("rootfs/go"), "").expect("write into the container");
     out.wait_for("done");
     hung.let_go();
@@ -158,6 +165,51 @@ fn cve_2019_5736_an_execd_process_comes_to_its_tracers_only_when_it_is_set_up() 
     assert!(text.contains("process ") && text.contains("/root/marker\n"), "{text}");
     assert!(text.contains("cwd /\n") && text.contains("environment 0\n"), "{text}");
     assert!(!text.contains("fd ") && !text.contains("write"), "{text}");
+}
+
+/// The same where the tracer is another container of the pod, which has joined the pid namespace (`kubectl debug --target`).
+/// To see it fail: in `shim/create.rs` drop `expect_tracers`.
+#[test]
+fn cve_2019_5736_an_execd_process_is_kept_from_tracers_of_another_container_of_the_pod() {
+    needs_containers!();
+    needs!(subject::ours(), "runc's own init is in the pid namespace while it sets itself up");
+    let host = Host::new();
+    let Some(mut hung) = Hung::on(&host.folder().join("hung"), hung::LOOKUP) else {
+        needs!(false, "this machine has no FUSE");
+        return;
+    };
+    let out = Sink::new(host.folder().join("out"));
+    let mut target = host.bundle("a", "sleep 1000");
+    target.push(
+        "/mounts",
+        json!({"destination": "/hung", "type": "bind", "source": hung.folder, "options": ["bind"]}),
+    );
+    let mut shim = host.start(target);
+    let pid = shim.run();
+    let mut tracer = host.bundle(
+        "b",
+        &format!("{LOOK}\nwhile [ ! -e /go ]; do sleep 0.05; done; look; echo done; sleep 1000"),
+    );
+    tracer.set("/linux/namespaces/0/path", json!(format!("/proc/{pid}/ns/pid")));
+    with_trace(&mut tracer);
+    tracer.write();
+    let target = std::mem::replace(&mut shim.bundle, tracer);
+    shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
+    let tracer = std::mem::replace(&mut shim.bundle, target);
+    let mut client = exec_that_hangs(&shim, &mut hung, hung::LOOKUP);
+    fs::write(tracer.folder.join("rootfs/go"), "").expect("write into the container");
+    out.wait_for("done");
+    // Itself, and nobody else who came from outside.
+    assert_eq!(out.so_far().matches("process ").count(), 1, "{}", out.so_far());
+    hung.let_go();
+    client
+        .receive::<containerd_shim_protos::api::StartResponse>("Start")
+        .expect_err("its file system is gone");
+    let target = std::mem::replace(&mut shim.bundle, tracer);
+    shim.kill("", libc::SIGKILL).expect("Kill");
+    shim.wait("").expect("Wait");
+    shim.delete("").expect("Delete");
+    shim.bundle = target;
 }
 
 /// The same without CAP_SYS_PTRACE: it is seen and cannot be looked into. To see it fail: as above.

@@ -72,6 +72,16 @@ pub fn children_of(pid: i32) -> Vec<i32> {
     children
 }
 
+/// Is the cgroup frozen, by either freezer?
+pub fn is_frozen(cgroup: &str) -> bool {
+    let says = |folder: &Path, file: &str, word: &str| {
+        fs::read_to_string(folder.join(file)).is_ok_and(|text| text.trim() == word)
+    };
+    let frozen =
+        |folder: &PathBuf| says(folder, "freezer.state", "FROZEN") || says(folder, "cgroup.freeze", "1");
+    cgroups(cgroup).iter().any(frozen)
+}
+
 pub fn processes_in(cgroup: &str) -> Vec<i32> {
     let mut pids = Vec::new();
     for folder in cgroups(cgroup) {
