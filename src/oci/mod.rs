@@ -6,6 +6,7 @@ pub mod error;
 pub mod features;
 pub mod mount_options;
 pub mod spec;
+mod unknown;
 pub mod validate;
 
 pub use error::{Error, Result};

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::error::Category;
 
+use super::unknown::{At, Found, Watch};
 use super::{Error, Result, amend};
 
 pub type Spec = oci_spec::runtime::Spec;
@@ -56,10 +57,22 @@ fn decode<T: DeserializeOwned>(
     doubtful: fn(&T) -> bool,
     amend: Amend,
 ) -> Result<(T, Warnings)> {
-    match serde_json::from_slice(json) {
-        Ok(value) if !doubtful(&value) => Ok((value, Warnings::new())),
+    let found = Found::default();
+    let mut text = serde_json::Deserializer::from_slice(json);
+    let strict = T::deserialize(Watch { inner: &mut text, at: &At::Top(&found) });
+    match strict.and_then(|value| text.end().map(|()| value)) {
+        Ok(value) if !doubtful(&value) => Ok((value, about(found).into_iter().collect())),
         _ => decode_leniently(document, json, amend),
     }
+}
+
+/// One line about unknown fields, however many there are.
+fn about(found: Found) -> Option<String> {
+    const NAMED: usize = 8;
+    let found = found.into_inner();
+    let (named, rest) = found.split_at(found.len().min(NAMED));
+    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+    (!found.is_empty()).then(|| format!("ignored unknown fields: {}{more}", named.join(", ")))
 }
 
 fn doubtful_spec(spec: &Spec) -> bool {
@@ -83,11 +96,14 @@ fn decode_leniently<T: DeserializeOwned>(document: &str, json: &[u8], amend: Ame
     }
     let mut warnings = Warnings::new();
     amend(&mut value, &mut warnings);
-    let parsed = serde_path_to_error::deserialize(value).map_err(|cause| Error::Json {
+    let found = Found::default();
+    let watched = Watch { inner: &value, at: &At::Top(&found) };
+    let parsed = serde_path_to_error::deserialize(watched).map_err(|cause| Error::Json {
         document: document.into(),
         place: cause.path().to_string(),
         message: cause.inner().to_string(),
     })?;
+    warnings.extend(about(found));
     Ok((parsed, warnings))
 }
 

@@ -92,6 +92,23 @@ fn an_unknown_capability_is_dropped_with_one_warning() {
 }
 
 #[test]
+fn unknown_fields_are_told_in_one_line_by_their_places() {
+    let json = br#"{"process":{"user":{"uid":0,"gid":0,"shoe size":45},"cwd":"/","args":["sh"],"\u006dood":{"a":[1]}},
+        "annotations":{"any":"name"},"mounts":[{"destination":"/a"},{"destination":"/b","colour":null}],"linux":{}}"#;
+    let told = "ignored unknown fields: process.user.shoe size, process.mood, mounts[1].colour";
+    assert_eq!(parse(json).expect("tolerated").1, [told]);
+    // The same where the strict types refuse something else; what was null is gone by then.
+    let lenient = String::from_utf8_lossy(json).replace(r#""gid":0"#, r#""gid":null"#);
+    let told = "ignored unknown fields: process.mood, process.user.shoe size";
+    assert_eq!(parse(lenient.as_bytes()).expect("tolerated").1, [told]);
+    let process = br#"{"user":{"uid":0,"gid":0,"x":1},"cwd":"/","args":["sh"]}"#;
+    assert_eq!(parse_process(process).expect("tolerated").1, ["ignored unknown fields: user.x"]);
+    let many: Vec<_> = (0..20).map(|n| format!("\"f{n}\":0")).collect();
+    let (_, warnings) = parse(format!("{{{}}}", many.join(",")).as_bytes()).expect("tolerated");
+    assert_eq!(warnings, ["ignored unknown fields: f0, f1, f2, f3, f4, f5, f6, f7 and 12 more"]);
+}
+
+#[test]
 fn another_unknown_value_is_refused_with_its_path() {
     let text = refusal(parse(spec_with(r#"{"namespaces":[{"type":"pid"},{"type":"moon"}]}"#).as_bytes()));
     assert!(text.starts_with("config.json: linux.namespaces[1].type: unknown variant `moon`"), "{text}");

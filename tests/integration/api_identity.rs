@@ -2,6 +2,7 @@
 
 use crate::needs_containers;
 use crate::support::differences::runc_differs;
+use crate::support::fifo::Sink;
 use crate::support::run::{exec_output, output};
 use crate::support::shim::{Host, any};
 use crate::support::subject::{ours, peer_lacks, unique};
@@ -238,16 +239,46 @@ fn unknown_capabilities_are_left_out() {
     assert_eq!(text, "CapEff:\t0000000000000001\n");
 }
 
-/// "Runtimes MAY log unknown properties but MUST otherwise ignore them." (config.md, "Extensibility")
+/// "Runtimes MAY log unknown properties but MUST otherwise ignore them." (config.md, "Extensibility") "Any value which
+/// cannot be mapped to a relevant kernel interface, or cannot be granted otherwise MUST be logged as a warning by the
+/// runtime." (config.md, "Linux Process") The log has one line for each kind, for init and for an exec.
 #[test]
 fn unknown_properties_are_ignored_everywhere() {
     needs_containers!();
-    let text = output("echo well", |bundle, _| {
-        for at in ["", "/process", "/process/user", "/root", "/linux", "/linux/resources", "/mounts/0"] {
-            bundle.set(&format!("{at}/novelty"), json!({"of": [1, 2]}));
-        }
+    let host = Host::new();
+    let mut bundle = host.bundle("a", "sleep 1000");
+    let log = Sink::new(bundle.folder.join("log"));
+    let places = ["", "/process", "/process/user", "/root", "/linux", "/linux/resources", "/mounts/0"];
+    for at in places {
+        bundle.set(&format!("{at}/novelty"), json!({"of": [1, 2]}));
+    }
+    bundle.set("/process/capabilities/bounding", json!(["CAP_CHOWN", "CAP_FLY"]));
+    let shim = host.start(bundle);
+    shim.run();
+    let text = exec_output(&shim, "echo well", |process| {
+        process["user"]["surprise"] = json!(1);
+        process["capabilities"]["bounding"] = json!(["CAP_CHOWN", "CAP_SWIM"]);
     });
     assert_eq!(text, "well\n");
+    if !ours() {
+        return;
+    }
+    let line = |start: &str, word: &str| {
+        log.wait_for(word);
+        let text = log.so_far();
+        let told = |line: &&str| line.contains(start) && line.contains(word);
+        let lines: Vec<_> = text.lines().filter(told).map(str::to_owned).collect();
+        assert!(lines.len() == 1 && lines[0].contains("level=warn"), "{text}");
+        lines[0].clone()
+    };
+    line("container a: process.capabilities: ignored the unknown capability", "CAP_FLY");
+    line(" in a: capabilities: ignored the unknown capability", "CAP_SWIM");
+    line(" in a: ignored unknown fields: ", "user.surprise");
+    let told = line("container a: ignored unknown fields: ", "novelty");
+    for at in places {
+        let name = format!("{at}/novelty").trim_start_matches('/').replace("/0", "[0]").replace('/', ".");
+        assert!(told.contains(&name), "{name}: {told}");
+    }
 }
 
 /// "The Open Container Initiative Runtime Specification follows semantic versioning and retains forward and backward
