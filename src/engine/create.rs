@@ -114,6 +114,7 @@ fn attempt(mut request: CreateRequest, state: &mut State) -> Result<Created, Err
     state.save(&request.bundle)?;
     fault!("create: done")?;
     let mut warnings = warnings(&request.spec);
+    warnings.extend(cgroup.ignored(&resources));
     let oom = oom.map_err(|e| warnings.push(format!("out-of-memory kills will not be told: {e}"))).ok();
     let gate = Gate::new(born.socket, born.progress, plan, memory_limit);
     let init = Process { pid: born.pid, pidfd: born.pidfd };

@@ -310,6 +310,9 @@ impl Tasks {
     pub async fn update(self, task: Arc<Task>, resources: oci_spec::runtime::LinuxResources) -> Outcome {
         let _turn = task.updating.lock().await;
         let container = task.container.clone();
+        if let Some(ignored) = container.cgroup.ignored(&resources) {
+            log::warn!("container {}: {ignored}", task.id);
+        }
         blocking(move || container.cgroup.update(&resources)).await?.map_err(|e| refuse(e.into()))?;
         Ok(Reply::Done)
     }

@@ -1,6 +1,7 @@
 //! `linux.resources` on the kernel's own files, on v1 and on v2, at Create and by Update; and what is said where the
 //! kernel has no such file or forbids the value.
 
+use crate::support::fifo::Sink;
 use crate::support::leak;
 use crate::support::shim::{Host, Shim};
 use crate::support::subject::{cgroup_v2, ours, peer_lacks, systemd_cgroups};
@@ -298,6 +299,24 @@ fn limit_below_the_usage_is_refused_when_asked_to_look_first() {
     assert_files(&shim, &[("memory.limit_in_bytes", "268435456")], &[("memory.max", "268435456")], &tiny);
 }
 
+/// What the container is asked for and does not get is no secret.
+#[test]
+fn settings_of_v1_alone_are_told_of_in_the_log_on_v2() {
+    needs_containers!();
+    needs!(ours() && cgroup_v2(), "on cgroup v1 they have their effect; runc says nothing");
+    let host = Host::new();
+    let swappiness = json!({"memory": {"swappiness": 40}});
+    let bundle = with(&host, &swappiness);
+    let log = Sink::new(bundle.folder.join("log"));
+    let shim = host.start(bundle);
+    shim.run();
+    let told = "container a: linux.resources: cgroup v2 has nothing for memory.swappiness: left out";
+    log.wait_for(told);
+    shim.update(&json!({"memory": {"disableOOMKiller": true}})).expect("Update");
+    log.wait_for("nothing for memory.disableOOMKiller");
+    assert_eq!(log.so_far().matches(told).count(), 1);
+}
+
 /// A hybrid host with a hierarchy that few hosts mount, for this test's thread and the shims it starts. Only in the
 /// guest: it is the whole machine's kernel that gets the hierarchy.
 fn become_hybrid() {
@@ -337,12 +356,18 @@ fn forbidden_values_are_explained() {
         (json!({"unified": {"../pids.max": "3"}}), "linux.resources.unified"),
         (json!({"devices": [{"allow": true, "access": "rwx"}]}), "linux.resources.devices[0].access"),
         (json!({"rdma": {"mlx5_0": {"hcaHandles": 3}}}), "rdma"),
+        (json!({"rdma": {"mlx5_0": {}}}), "linux.resources.rdma.mlx5_0"),
+        (json!({"memory": {"limit": -2}}), "linux.resources.memory.limit"),
+        (json!({"memory": {"swappiness": 101}}), "linux.resources.memory.swappiness"),
+        (
+            json!({"blockIO": {"weightDevice": [{"major": 8, "minor": 0}]}}),
+            "linux.resources.blockIO.weightDevice[0]",
+        ),
     ];
     if cgroup_v2() {
         cases.push((json!({"cpu": {"realtimeRuntime": 5000}}), "no real-time limits"));
     } else {
         cases.push((json!({"cpu": {"shares": 1}}), "2 to 262144"));
-        cases.push((json!({"memory": {"swappiness": 101}}), "0 to 100"));
     }
     if leak_controller("cpuset") {
         cases.push((json!({"cpu": {"cpus": "999"}}), "within the parent's cpuset"));

@@ -88,10 +88,6 @@ fn apply_v1(dir: &Path, m: &LinuxMemory) -> Result<()> {
     }
     // COMPAT: -1 (all ones here) is "leave it", as Docker sends it.
     if let Some(swappiness) = m.swappiness().filter(|s| *s as i64 != -1) {
-        if swappiness > 100 {
-            let (value, reason) = (swappiness.to_string(), "the range is 0 to 100");
-            return Err(Error::Value { field: "memory.swappiness", value, reason });
-        }
         file::write(dir, "memory.swappiness", &swappiness.to_string())?;
     }
     limit_and_swap_v1(dir, m)
@@ -142,7 +138,6 @@ fn write_limit_v1(dir: &Path, name: &str, value: i64) -> Result<()> {
 
 fn apply_v2(dir: &Path, m: &LinuxMemory) -> Result<()> {
     check_usage(dir, "memory.current", m)?;
-    // COMPAT: kernel, kernelTCP, swappiness and disableOOMKiller have no cgroup2 knob; runc passes over them.
     if let Some(low) = given(m.reservation()) {
         file::write(dir, "memory.low", &number_or_max(low))?;
     }

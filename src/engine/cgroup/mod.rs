@@ -17,6 +17,7 @@ mod error;
 mod file;
 mod freezer;
 mod host;
+mod ignored;
 mod join;
 mod kill;
 mod limits;

@@ -3,7 +3,7 @@
 use std::path::{Component, Path};
 
 use oci_spec::runtime::{
-    Linux, LinuxDevice, LinuxDeviceType, LinuxMemoryPolicy, LinuxResources, MemoryPolicyModeType as Mode,
+    Linux, LinuxDevice, LinuxDeviceType, LinuxMemoryPolicy, MemoryPolicyModeType as Mode,
 };
 
 use super::namespaces::{Kind, Namespaces};
@@ -15,7 +15,7 @@ pub fn check(linux: &Linux, namespaces: &Namespaces<'_>) -> Result<()> {
         cgroups_path(path)?;
     }
     if let Some(resources) = linux.resources() {
-        check_resources(resources, "linux.resources")?;
+        super::check_resources(resources, "linux.resources")?;
     }
     for (at, device) in linux.devices().as_deref().unwrap_or_default().iter().enumerate() {
         check_device(device, &format!("linux.devices[{at}]"))?;
@@ -34,28 +34,6 @@ fn cgroups_path(path: &Path) -> Result<()> {
     path_text(field, path)?;
     if path.components().any(|component| component == Component::ParentDir) {
         return refuse(field, format!("`{}` contains `..`; write the path without it", path.display()));
-    }
-    Ok(())
-}
-
-/// Also for an update request, whose `at` is its own.
-pub fn check_resources(resources: &LinuxResources, at: &str) -> Result<()> {
-    for (index, rule) in resources.devices().as_deref().unwrap_or_default().iter().enumerate() {
-        let field = format!("{at}.devices[{index}]");
-        let access = rule.access().as_deref().unwrap_or_default();
-        if access.is_empty() || !access.chars().all(|c| matches!(c, 'r' | 'w' | 'm')) {
-            return refuse(format!("{field}.access"), format!("`{access}` must be made of `r`, `w` and `m`"));
-        }
-        if matches!(rule.typ(), Some(LinuxDeviceType::U | LinuxDeviceType::P)) {
-            return refuse(format!("{field}.type"), "must be `a`, `b` or `c`");
-        }
-    }
-    for key in resources.unified().iter().flat_map(|map| map.keys()) {
-        // A key is a file of the container's own cgroup and must not lead out of it.
-        if key.is_empty() || key.starts_with('.') || key.contains(['/', '\0']) {
-            let field = format!("{at}.unified");
-            return refuse(field, format!("`{key}` is no cgroup file name; write it like `memory.high`"));
-        }
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ mod linux;
 mod mounts;
 mod namespaces;
 mod process;
+mod resources;
 mod seccomp;
 mod sysctl;
 mod tolerated;
@@ -17,8 +18,8 @@ use oci_spec::runtime::{Hook, Spec};
 
 use super::{Error, Result};
 
-pub use linux::check_resources;
 pub use process::check as check_process;
+pub use resources::check as check_resources;
 pub use sysctl::path as sysctl_path;
 pub use tolerated::warnings;
 

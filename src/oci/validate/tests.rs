@@ -281,6 +281,29 @@ fn the_cgroup_and_its_resources_are_checked() {
 }
 
 #[test]
+fn values_of_resources_are_checked() {
+    let resources = |json: Value| json!({ "resources": json });
+    let memory = |json: Value| resources(json!({ "memory": json }));
+    let unlimited = json!({ "limit": -1, "swap": -1, "reservation": 0, "kernel": -1, "swappiness": 100 });
+    accepted(json!({ "linux": memory(unlimited) }));
+    accepted(json!({ "linux": memory(json!({ "swappiness": u64::MAX })) }));
+    for name in ["limit", "reservation", "swap", "kernel", "kernelTCP"] {
+        in_linux(memory(json!({ name: -2 })), &format!("linux.resources.memory.{name} -2 is no size"));
+    }
+    in_linux(memory(json!({ "swappiness": 101 })), "linux.resources.memory.swappiness 101 is out of range");
+    let weights = |extra: Value| {
+        let mut device = json!({ "major": 8, "minor": 0 });
+        merge(&mut device, extra);
+        resources(json!({ "blockIO": { "weightDevice": [device] } }))
+    };
+    accepted(json!({ "linux": weights(json!({ "leafWeight": 10 })) }));
+    in_linux(weights(json!({})), "linux.resources.blockIO.weightDevice[0] has no weight");
+    accepted(json!({ "linux": resources(json!({ "rdma": { "mlx5_1": { "hcaObjects": 3 } } })) }));
+    let nothing = resources(json!({ "rdma": { "mlx5_1": {} } }));
+    in_linux(nothing, "linux.resources.rdma.mlx5_1 has no limit; give at least one of `hcaHandles`");
+}
+
+#[test]
 fn devices_and_paths_are_checked() {
     let device = |device: Value| json!({ "devices": [device] });
     in_linux(device(json!({ "path": "null", "type": "c" })), "linux.devices[0].path `null` is not absolute");
