@@ -1,11 +1,16 @@
-//! `linux.namespaces`: which are new and which are the runtime's own.
+//! `linux.namespaces`: which are new, which are the runtime's own, which are joined, and what time it is in them.
 
+use crate::needs;
 use crate::needs_containers;
-use crate::support::run::output;
-use crate::support::subject::peer_lacks;
+use crate::support::bundle::Bundle;
+use crate::support::run::{exec_output, output};
+use crate::support::shim::{Host, Shim};
+use crate::support::subject::{self, peer_lacks};
+use crate::support::{SOON, eventually};
 use serde_json::{Value, json};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The spec's word for a namespace, and its file.
 const KINDS: [(&str, &str); 8] = [
@@ -65,4 +70,125 @@ fn namespaces_are_new_if_named_and_else_the_runtimes() {
         both.sort_by_key(|kind| KINDS.iter().position(|(name, _)| name == kind));
         assert_eq!(new_ones(&both), both);
     }
+}
+
+fn has_time_namespaces() -> bool {
+    Path::new("/proc/self/ns/time").exists() && !peer_lacks(1, 2)
+}
+
+fn file_of(pid: u32, name: &str) -> String {
+    format!("/proc/{pid}/ns/{name}")
+}
+
+/// A namespace that the bundle names is the one at this path.
+fn join(bundle: &mut Bundle, kind: &str, path: &str) {
+    bundle.config["linux"]["namespaces"].as_array_mut().expect("a list").retain(|ns| ns["type"] != kind);
+    bundle.push("/linux/namespaces", json!({"type": kind, "path": path}));
+}
+
+/// Init is in the namespace at `path`, and so is an exec; the shim is not.
+#[track_caller]
+fn assert_in(shim: &Shim<'_>, init: u32, name: &str, path: &str) {
+    let wanted = fs::read_link(path).expect("a namespace");
+    assert_ne!(fs::read_link(file_of(shim.pid as u32, name)).expect("the shim's"), wanted);
+    assert_eq!(fs::read_link(file_of(init, name)).expect("init's"), wanted, "init");
+    let text = exec_output(shim, &format!("readlink /proc/self/ns/{name}"), |_| ());
+    assert_eq!(PathBuf::from(text.trim()), wanted, "an exec");
+}
+
+/// "The runtime MUST place the container process in the namespace associated with that path." (config-linux.md,
+/// "Namespaces") With a cgroup namespace that is another container's.
+#[test]
+fn cgroup_namespace_by_path_is_joined() {
+    needs_containers!();
+    let host = Host::new();
+    let mut first = host.bundle("a", "sleep 1000");
+    first.push("/linux/namespaces", json!({"type": "cgroup"}));
+    let first = host.start(first);
+    let path = file_of(first.run(), "cgroup");
+    let mut second = host.bundle("b", "sleep 1000");
+    join(&mut second, "cgroup", &path);
+    let second = host.start(second);
+    assert_in(&second, second.run(), "cgroup", &path);
+    // Its own cgroup is not below that namespace's root.
+    let seen = exec_output(&second, "cat /proc/self/cgroup", |_| ());
+    assert!(seen.contains(":/../"), "{seen}");
+}
+
+/// "This value MUST be an absolute path in the runtime mount namespace." "The runtime MUST place the container process in
+/// the namespace associated with that path." (config-linux.md, "Namespaces")
+#[test]
+fn mount_namespace_by_path_is_joined_and_has_the_containers_mounts() {
+    needs_containers!();
+    let host = Host::new();
+    let mut holder = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sleep", "1000"])
+        .spawn()
+        .expect("run unshare");
+    let path = file_of(holder.id(), "mnt");
+    eventually("the holder has its namespace", SOON, || {
+        fs::read_to_string(format!("/proc/{}/comm", holder.id()))
+            .is_ok_and(|name| name == "sleep\n")
+            .then_some(())
+    });
+    let mut bundle = host.bundle("a", "sleep 1000");
+    // Nothing that is mounted from now on gets there: the root is a plain folder.
+    bundle.mounts.clear();
+    let copied =
+        Command::new("cp").arg("-aT").arg(subject::image_root()).arg(bundle.folder.join("rootfs")).status();
+    assert!(copied.expect("run cp").success());
+    join(&mut bundle, "mount", &path);
+    bundle.push("/mounts", json!({"destination": "/mine", "type": "tmpfs", "source": "tmpfs"}));
+    let shim = host.start(bundle);
+    assert_in(&shim, shim.run(), "mnt", &path);
+    let table = fs::read_to_string(format!("/proc/{}/mountinfo", holder.id())).expect("mountinfo");
+    assert!(table.lines().any(|line| line.split(' ').nth(4) == Some("/mine")), "{table}");
+    assert_eq!(exec_output(&shim, "grep -c ' /mine ' /proc/mounts", |_| ()), "1\n");
+    shim.kill("", libc::SIGKILL).expect("Kill");
+    shim.wait("").expect("Wait");
+    shim.delete("").expect("Delete");
+    holder.kill().expect("kill");
+    holder.wait().expect("wait");
+}
+
+/// "The runtime MUST place the container process in the namespace associated with that path." (config-linux.md,
+/// "Namespaces") The clock there is another container's.
+#[test]
+fn time_namespace_by_path_is_joined() {
+    needs_containers!();
+    needs!(has_time_namespaces(), "no time namespaces here");
+    let host = Host::new();
+    let mut first = host.bundle("a", "sleep 1000");
+    first.push("/linux/namespaces", json!({"type": "time"}));
+    first.set("/linux/timeOffsets", json!({"boottime": {"secs": 10_000_000}}));
+    let first = host.start(first);
+    let path = file_of(first.run(), "time");
+    let mut second = host.bundle("b", "sleep 1000");
+    join(&mut second, "time", &path);
+    let second = host.start(second);
+    assert_in(&second, second.run(), "time", &path);
+    let uptime = exec_output(&second, "cut -d. -f1 /proc/uptime", |_| ());
+    assert!(uptime.trim().parse::<u64>().expect("seconds") >= 10_000_000, "{uptime}");
+}
+
+/// "secs (int64, OPTIONAL) - is the offset of clock (in seconds) in the container." "nanosecs (uint32, OPTIONAL) - is the
+/// offset of clock (in nanoseconds) in the container." (config-linux.md, "Offset for Time Namespace")
+#[test]
+fn time_offsets_of_both_clocks_hold_for_init_and_execs() {
+    needs_containers!();
+    needs!(has_time_namespaces(), "no time namespaces here");
+    let host = Host::new();
+    let mut bundle = host.bundle("a", "sleep 1000");
+    bundle.push("/linux/namespaces", json!({"type": "time"}));
+    let offsets =
+        json!({"monotonic": {"secs": -2, "nanosecs": 250_000_000}, "boottime": {"secs": 5, "nanosecs": 7}});
+    bundle.set("/linux/timeOffsets", offsets);
+    let shim = host.start(bundle);
+    let init = shim.run();
+    assert_in(&shim, init, "time", &file_of(init, "time"));
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let wanted = ["monotonic", "-2", "250000000", "boottime", "5", "7"];
+    let of_init = fs::read_to_string(format!("/proc/{init}/timens_offsets")).expect("offsets");
+    assert_eq!(words(&of_init), wanted, "init");
+    assert_eq!(words(&exec_output(&shim, "cat /proc/self/timens_offsets", |_| ())), wanted, "an exec");
 }
