@@ -119,19 +119,61 @@ fn no_device(e: super::Error) -> super::Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Mode, testing};
     use super::*;
+
+    const WEIGHTS: &str = r#"{"weight":300,"leafWeight":20,
+        "weightDevice":[{"major":8,"minor":16,"weight":500,"leafWeight":30}]}"#;
+
+    fn written(mode: Mode, block_io: &str, files: &[&str]) -> Vec<String> {
+        let json = format!(r#"{{"blockIO":{block_io}}}"#);
+        testing::written(mode, &serde_json::from_str(&json).unwrap(), files)
+    }
+
+    /// "weight: specifies per-cgroup weight." "weightDevice: an array of per-device bandwidth weights." (config-linux.md,
+    /// "Block IO")
+    #[test]
+    fn on_v1_weights_go_to_the_files_of_the_scheduler_at_work() {
+        let names = ["weight", "leaf_weight", "weight_device", "leaf_weight_device"];
+        for scheduler in ["blkio", "blkio.bfq"] {
+            let files = names.map(|name| format!("{scheduler}.{name}"));
+            let files = files.each_ref().map(String::as_str);
+            assert_eq!(
+                written(Mode::V1, WEIGHTS, &files),
+                ["300", "20", "8:16 500", "8:16 30"],
+                "{scheduler}"
+            );
+        }
+    }
+
+    /// The same on cgroup v2, which has no leaf weights: BFQ takes the spec's numbers, io.cost a wider range. A file
+    /// here is not emptied between two writes, so each of the two is tested by itself.
+    #[test]
+    fn on_v2_weights_go_to_bfq_or_else_to_io_cost() {
+        let one = r#"{"weight":300,"leafWeight":20}"#;
+        let of_device = r#"{"weightDevice":[{"major":8,"minor":16,"weight":500,"leafWeight":30}]}"#;
+        for (json, bfq, cost) in [(one, "300", "2930"), (of_device, "8:16 500", "8:16 4950")] {
+            let both = written(Mode::Unified, json, &["io.bfq.weight", "io.weight"]);
+            assert_eq!(both, [bfq, ""], "where BFQ is at work");
+            assert_eq!(written(Mode::Unified, json, &["io.weight"]), [cost]);
+        }
+    }
+
+    /// "throttleReadBpsDevice, throttleWriteBpsDevice (array of objects, OPTIONAL) - an array of per-device bandwidth rate
+    /// limits." (config-linux.md, "Block IO") Each is a line of its own for io.max.
+    #[test]
+    fn on_v2_throttles_are_the_keys_of_io_max() {
+        let names = ["ReadBps", "WriteBps", "ReadIOPS", "WriteIOPS"];
+        for (name, key) in names.into_iter().zip(["rbps", "wbps", "riops", "wiops"]) {
+            for (rate, value) in [("1024", "1024"), ("0", "max")] {
+                let json = format!(r#"{{"throttle{name}Device":[{{"major":8,"minor":0,"rate":{rate}}}]}}"#);
+                assert_eq!(written(Mode::Unified, &json, &["io.max"]), [format!("8:0 {key}={value}")]);
+            }
+        }
+    }
 
     #[test]
     fn weights_are_stretched_over_the_whole_range() {
         assert_eq!((io_weight(10), io_weight(1000), io_weight(500)), (1, 10_000, 4950));
-    }
-
-    #[test]
-    fn a_rate_of_zero_takes_the_throttle_away() {
-        let device = |rate: u64| -> LinuxThrottleDevice {
-            serde_json::from_value(serde_json::json!({"major": 8, "minor": 16, "rate": rate})).unwrap()
-        };
-        assert_eq!(io_max("rbps", &device(1024)), "8:16 rbps=1024");
-        assert_eq!(io_max("wiops", &device(0)), "8:16 wiops=max");
     }
 }

@@ -221,7 +221,7 @@ fn unified(cgroup: &Cgroup, r: &LinuxResources) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing;
+    use super::super::{Mode, testing};
     use super::*;
 
     fn resources(json: &str) -> LinuxResources {
@@ -298,18 +298,8 @@ mod tests {
         cgroup.remove(Duration::ZERO).unwrap();
     }
 
-    /// No kernel of ours has these controllers or disks: a folder stands for the container's cgroup, and what is
-    /// tested is what would be written where.
     fn written(json: &str, files: &[&str]) -> Vec<String> {
-        let folder = tempfile::tempdir().unwrap();
-        for name in files {
-            std::fs::write(folder.path().join(name), "").unwrap();
-        }
-        let controllers = ["rdma", "net_prio", "blkio"].map(str::to_owned).to_vec();
-        let (mount, dir) = (folder.path().to_owned(), folder.path().to_owned());
-        let cgroup = Cgroup::new(vec![super::super::Dir { controllers, mount, dir }], None);
-        cgroup.update(&resources(json)).unwrap();
-        files.iter().map(|name| std::fs::read_to_string(folder.path().join(name)).unwrap()).collect()
+        testing::written(Mode::V1, &resources(json), files)
     }
 
     /// "hcaHandles: specifies the maximum number of hca_handles in the cgroup"; "hcaObjects: specifies the maximum number of
@@ -326,20 +316,6 @@ mod tests {
     fn network_priorities_are_set_by_interface() {
         let json = r#"{"network":{"priorities":[{"name":"eth0","priority":500}]}}"#;
         assert_eq!(written(json, &["net_prio.ifpriomap"]), ["eth0 500"]);
-    }
-
-    /// "weight: specifies per-cgroup weight." "weightDevice: an array of per-device bandwidth weights." (config-linux.md,
-    /// "Block IO")
-    #[test]
-    fn block_weights_go_to_the_files_of_the_scheduler_at_work() {
-        let json = r#"{"blockIO":{"weight":300,"leafWeight":20,
-            "weightDevice":[{"major":8,"minor":16,"weight":500,"leafWeight":30}]}}"#;
-        let names = ["weight", "leaf_weight", "weight_device", "leaf_weight_device"];
-        for scheduler in ["blkio", "blkio.bfq"] {
-            let files = names.map(|name| format!("{scheduler}.{name}"));
-            let files = files.each_ref().map(String::as_str);
-            assert_eq!(written(json, &files), ["300", "20", "8:16 500", "8:16 30"], "{scheduler}");
-        }
     }
 
     /// "0 is a valid limit value for the pids cgroup controller from the kernel's perspective and SHOULD be treated as such by

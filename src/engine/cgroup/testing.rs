@@ -4,7 +4,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command};
 
-use super::{Cgroup, Host, file};
+use oci_spec::runtime::LinuxResources;
+
+use super::{Cgroup, Dir, Host, Mode, file};
 
 pub fn host() -> Option<&'static Host> {
     let root = std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
@@ -19,6 +21,26 @@ pub fn host() -> Option<&'static Host> {
 pub fn cgroup(name: &str) -> Option<Cgroup> {
     let path = format!("/myshim-test-{}-{name}", std::process::id());
     Some(Cgroup::locate(Some(Path::new(&path)), name, host()?, false).unwrap())
+}
+
+/// What an update would write into which file, on v1 or on v2: for controllers and disks that no machine of ours has, a
+/// folder with these files stands for the container's cgroup.
+pub fn written(mode: Mode, r: &LinuxResources, files: &[&str]) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    for name in files {
+        std::fs::write(folder.path().join(name), "").unwrap();
+    }
+    let controllers = ["rdma", "net_prio", "blkio"].map(str::to_owned).to_vec();
+    let dir = |controllers| Dir { controllers, mount: folder.path().into(), dir: folder.path().into() };
+    let cgroup = match mode {
+        Mode::Unified => {
+            std::fs::write(folder.path().join("cgroup.controllers"), "io rdma").unwrap();
+            Cgroup::new(Vec::new(), Some(dir(Vec::new())))
+        }
+        _ => Cgroup::new(vec![dir(controllers)], None),
+    };
+    cgroup.update(r).unwrap();
+    files.iter().map(|name| std::fs::read_to_string(folder.path().join(name)).unwrap()).collect()
 }
 
 /// A process that sleeps inside a cgroup.
