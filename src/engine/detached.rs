@@ -47,23 +47,25 @@ impl<'a> Opener<'a> {
         Ok(opened)
     }
 
+    /// Is it one that the child cannot open itself?
+    pub fn takes(&self, mount: &Mount, options: &MountOptions) -> bool {
+        !options.remount && (idmap(mount, options).is_some() || self.in_userns && is_bind(mount, options))
+    }
+
     fn one(&mut self, index: usize, mount: &Mount, host: &HostMounts) -> Result<Option<OwnedFd>, Error> {
         let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
-        let mapped = mount.uid_mappings().is_some() || mount.gid_mappings().is_some();
-        let idmap = options.idmap.or(mapped.then_some(Idmap { recursive: false }));
-        let bind = is_bind(mount, &options);
-        if options.remount || (idmap.is_none() && !(bind && self.in_userns)) {
+        if !self.takes(mount, &options) {
             return Ok(None);
         }
         let name = format!("mounts[{index}] ({})", mount.destination().display());
-        let tree = match bind {
+        let tree = match is_bind(mount, &options) {
             true => match self.bind(&name, mount, &options, host)? {
                 Some(tree) => tree,
                 None => return Ok(None),
             },
             false => filesystem(&name, index, mount, host)?,
         };
-        if let Some(idmap) = idmap {
+        if let Some(idmap) = idmap(mount, &options) {
             let namespace = self.namespace(&format!("mounts[{index}]"), mount)?;
             let recursive = if idmap.recursive { AT_RECURSIVE } else { 0 };
             apply(tree.as_fd(), recursive, 0, &namespace).map_err(|e| {
@@ -112,6 +114,11 @@ impl<'a> Opener<'a> {
         let (uids, gids) = (uids.clone().unwrap_or_default(), gids.clone().unwrap_or_default());
         self.mappings.namespace(&Mapping { uids, gids }, "linux")
     }
+}
+
+fn idmap(mount: &Mount, options: &MountOptions) -> Option<Idmap> {
+    let mapped = mount.uid_mappings().is_some() || mount.gid_mappings().is_some();
+    options.idmap.or(mapped.then_some(Idmap { recursive: false }))
 }
 
 /// A new filesystem, made by the shim because only it may map its ids.

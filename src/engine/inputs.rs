@@ -25,10 +25,10 @@ pub fn given(
 ) -> Result<Given, Error> {
     let spec = &request.spec;
     let uid = spec.process().as_ref().map_or(0, |p| p.user().uid());
-    let personality = spec.linux().as_ref().and_then(|l| l.personality().as_ref()).map(|p| p.domain());
+    let linux = spec.linux().as_ref();
     Ok(Given {
-        personality: personality.map(persona),
-        memory_policy: spec.linux().as_ref().and_then(|l| l.memory_policy().clone()),
+        personality: linux.and_then(personality),
+        memory_policy: linux.and_then(|l| l.memory_policy().clone()),
         proc: host_proc()?,
         filter,
         late_birth: false,
@@ -44,11 +44,11 @@ pub fn given(
 }
 
 /// personality(2): `PER_LINUX` or `PER_LINUX32`.
-fn persona(domain: LinuxPersonalityDomain) -> u64 {
-    match domain {
+pub fn personality(linux: &Linux) -> Option<u64> {
+    linux.personality().as_ref().map(|personality| match personality.domain() {
         LinuxPersonalityDomain::PerLinux => 0,
         LinuxPersonalityDomain::PerLinux32 => 8,
-    }
+    })
 }
 
 /// The shim's procfs, recognised by its magic and its root's inode number (CVE-2019-16884).

@@ -9,12 +9,15 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{Mount, Process, Spec};
 
 use super::init::Joined;
 use super::{CgroupView, Fd, Given, HostMounts, Plan, SecurityModules, Step, exec, init};
+use crate::engine::detached::Opener;
+use crate::engine::inputs::personality;
 use crate::engine::seccomp;
 use crate::oci;
+use crate::oci::mount_options::MountOptions;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/specs")
@@ -53,22 +56,37 @@ fn v1() -> Vec<CgroupView> {
     vec![view("cpu,cpuacct", &["cpu", "cpuacct"]), view("memory", &[])]
 }
 
+/// What the shim would open, by the mounts' indices.
+fn detached(spec: &Spec, opener: &Opener<'_>) -> HashMap<usize, Fd> {
+    let takes = |mount: &Mount| {
+        let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
+        opener.takes(mount, &options)
+    };
+    let mounts = spec.mounts().iter().flatten().enumerate();
+    mounts.filter(|(_, mount)| takes(mount)).map(|(index, _)| (index, fd())).collect()
+}
+
 fn of_init(spec: &Spec, on_v1: bool) -> Plan {
     let linux = spec.linux().as_ref().expect("linux");
     let by_path = linux.namespaces().iter().flatten().filter_map(|ns| Some((ns.typ(), ns.path().clone()?)));
     let unified = CgroupView { path: "/sys/fs/cgroup/box".into(), ..CgroupView::default() };
+    let joined: Vec<_> = by_path.map(|(kind, path)| Joined { kind, path, fd: fd() }).collect();
     let inputs = init::Inputs {
         id: "box".into(),
         rootfs: "/bundle/rootfs".into(),
         host: HostMounts {
             bundle: "/bundle".into(),
             cgroups: if on_v1 { v1() } else { vec![unified] },
-            detached: HashMap::new(),
+            detached: detached(spec, &Opener::new(linux, &joined)),
             label: linux.mount_label().clone(),
         },
-        given: given(linux.seccomp().is_some()),
+        given: Given {
+            personality: personality(linux),
+            memory_policy: linux.memory_policy().clone(),
+            ..given(linux.seccomp().is_some())
+        },
         stdio: [None, None, None],
-        joined: by_path.map(|(kind, path)| Joined { kind, path, fd: fd() }).collect(),
+        joined,
         tasks: if on_v1 { vec![fd()] } else { Vec::new() },
         cgroup: (!on_v1).then(fd),
         no_pivot_root: false,
