@@ -48,9 +48,12 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Lines that are code: comments may name whom they like.
 fn code(path: &Path) -> Vec<(usize, String)> {
-    let text = fs::read_to_string(path).expect("read a source file");
+    code_of(&fs::read_to_string(path).expect("read a source file"))
+}
+
+/// Lines that are code: comments may name whom they like.
+fn code_of(text: &str) -> Vec<(usize, String)> {
     let lines = text
         .lines()
         .enumerate()
@@ -68,19 +71,61 @@ fn names(line: &str, path: &str) -> bool {
     })
 }
 
-/// Modules named by `use crate::{a, b::c}` or `crate::a`.
-fn own_modules(lines: &[(usize, String)]) -> Vec<(usize, &'static str)> {
+/// The first word of every item in a group such as `crate::{a, b::{c, d}}`, wherever its lines end: `a` and `b`.
+fn grouped(lines: &[(usize, String)]) -> Vec<(usize, String)> {
     let mut found = Vec::new();
-    for (layer, _) in LAYERS {
-        for (number, line) in lines {
-            let grouped = line.trim_start().starts_with("use crate::{") && names(line, layer);
-            if grouped || names(line, &format!("crate::{layer}")) || names(line, &format!("myshim::{layer}"))
-            {
-                found.push((*number, layer));
+    // How many braces are open, the group's own included, and whether an item begins here.
+    let (mut depth, mut fresh) = (0, false);
+    for (number, line) in lines {
+        let mut rest = line.as_str();
+        while !rest.is_empty() {
+            if depth == 0 {
+                let Some((_, inside)) = rest.split_once("crate::{").or(rest.split_once("myshim::{")) else {
+                    break;
+                };
+                (rest, depth, fresh) = (inside, 1, true);
+                continue;
             }
+            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+            let (word, after) = rest.split_at(end);
+            if !word.is_empty() && depth == 1 && fresh {
+                found.push((*number, word.to_owned()));
+                fresh = false;
+            }
+            match after.chars().next() {
+                Some('{') => depth += 1,
+                Some('}') => depth -= 1,
+                Some(',') if depth == 1 => fresh = true,
+                _ => {}
+            }
+            rest = after.get(1..).unwrap_or_default();
         }
     }
     found
+}
+
+/// Modules named by `use crate::{a, b::c}` or `crate::a`.
+fn own_modules(lines: &[(usize, String)]) -> Vec<(usize, &'static str)> {
+    let mut found = Vec::new();
+    let grouped = grouped(lines);
+    for (layer, _) in LAYERS {
+        for (number, line) in lines {
+            if names(line, &format!("crate::{layer}")) || names(line, &format!("myshim::{layer}")) {
+                found.push((*number, layer));
+            }
+        }
+        found.extend(grouped.iter().filter(|(_, word)| word == layer).map(|(number, _)| (*number, layer)));
+    }
+    found
+}
+
+#[test]
+fn groups_are_read_to_their_end() {
+    let text = "use crate::{\n    oci::{self, stdio}, sys,\n    shim::{\n        task, // engine\n    },\n    names,\n};\n\
+        use myshim::{sys::fs, engine};\nfn f() { crate::stdio::g(); }\n{ shim }";
+    let mut found = own_modules(&code_of(text));
+    found.sort();
+    assert_eq!(found, [(2, "oci"), (2, "sys"), (3, "shim"), (8, "engine"), (8, "sys"), (9, "stdio")]);
 }
 
 #[test]
