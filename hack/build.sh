@@ -7,6 +7,8 @@ cd "$project"
 # A fixed address: as a position-independent program it would relocate 200 KiB of its data at every start, for itself alone.
 # An explicit target keeps the static flag away from procedural macros, which the compiler itself has to load.
 triple=$(rustc -vV | sed -n 's/^host: //p')
+MYSHIM_REVISION=${MYSHIM_REVISION:-$(git describe --always --dirty 2>/dev/null || echo unknown)}
+export MYSHIM_REVISION
 RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static -C relocation-model=static" cargo build --release --locked --target "$triple" >&2
 built=$target/$triple/release/containerd-shim-myshim-v1
 out=$target/bin/containerd-shim-myshim-v1

@@ -4,6 +4,7 @@
 # what the runs left behind.
 # The last line is "N passed, N failed, N skipped" over all of it; the exit status is 0 only if nothing failed or leaked.
 #   CONTAINERD_UNDER_TEST=1.6|1.7|2.1|all    SHIM_UNDER_TEST=ours|runc    GUEST=no leaves the guest out
+#   BUILD=release tests the binary that is installed, not the debug build
 #   Arguments go to the integration tests: names to choose by.
 set -euo pipefail
 . "$(dirname "$0")/debian.sh"
@@ -52,6 +53,8 @@ unit=$(realpath "$(executable lib)")
 layers=$(realpath "$(executable layers)")
 integration=$(realpath "$(executable integration)")
 SHIM_BINARY=$(realpath "$(dirname "$(dirname "$integration")")/containerd-shim-myshim-v1")
+# The fault points are in a debug build either way.
+[ "${BUILD:-debug}" = debug ] || SHIM_BINARY=$(hack/build.sh)
 export SHIM_BINARY
 [ -x "$SHIM_BINARY" ] || die "the build gave no shim"
 
