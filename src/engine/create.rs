@@ -12,7 +12,7 @@ use super::cgroup::{self, Cgroup, Host, OomWatch, Seat};
 use super::child::{self, Born, Message};
 use super::container::{Container, Process};
 use super::error::{Doing, Error};
-use super::failure::{explain_death, failure};
+use super::failure::{MemoryLimit, explain_death, failure};
 use super::for_exec::ForExec;
 use super::gate::Gate;
 use super::inputs::{given, inputs};
@@ -163,12 +163,19 @@ fn place(
     Ok((cgroup, seat))
 }
 
-/// Sets the memory limits, and tells the one of `memory.limit`.
+/// Sets the memory limits, and tells of the one of `memory.limit`.
 ///
 /// ORDER: after set-up: what set-up takes must not decide how small a container can be.
-fn limit_memory(cgroup: &Cgroup, resources: &LinuxResources, born: &Born) -> Result<Option<i64>, Error> {
-    let limited = cgroup.apply_memory(resources);
+fn limit_memory(
+    cgroup: &Cgroup,
+    resources: &LinuxResources,
+    born: &Born,
+) -> Result<Option<MemoryLimit>, Error> {
     let limit = resources.memory().as_ref().and_then(LinuxMemory::limit);
+    // -1 is no limit, and 0 none that is given.
+    let limit = limit.and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes != 0);
+    let limit = limit.map(|bytes| MemoryLimit { bytes, peak: cgroup.memory_peak_and_limit().0 });
+    let limited = cgroup.apply_memory(resources);
     // KERNEL: v2 kills what does not fit below a new limit; systemd then takes the scope away, and its files are missing.
     alive(born).map_err(|e| explain_death(e, cgroup, limit))?;
     limited?;

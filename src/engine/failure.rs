@@ -1,6 +1,6 @@
 //! What the end of a set-up says that did not go well: the step, the cause, and what to do about it.
 
-use super::cgroup::Cgroup;
+use super::cgroup::{Cgroup, limit_and_peak};
 use super::child::Message;
 use super::error::Error;
 use super::plan::{Plan, Source, Step};
@@ -65,12 +65,20 @@ fn remedy(step: &Step, errno: i32) -> String {
     text.to_string()
 }
 
-/// A child that vanished without a word was killed, most often by its own memory limit: of `limit` bytes, if one is set.
-pub fn explain_death(error: Error, cgroup: &Cgroup, limit: Option<i64>) -> Error {
+/// The memory limit that a container is given, and the most that its set-up has used; in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryLimit {
+    pub bytes: u64,
+    pub peak: Option<u64>,
+}
+
+/// A child that vanished without a word was killed, most often by its own memory limit.
+pub fn explain_death(error: Error, cgroup: &Cgroup, limit: Option<MemoryLimit>) -> Error {
     // systemd removes a scope as soon as it is empty, and what the kernel counted goes with it.
     let guess = || {
-        let limit = limit.filter(|_| cgroup.is_gone())?;
-        Some(format!("its memory limit of {limit} bytes may be too small; raise it"))
+        let MemoryLimit { bytes, peak } = limit.filter(|_| cgroup.is_gone())?;
+        let numbers = limit_and_peak(Some(bytes), peak);
+        Some(format!("its memory limit may be too small ({numbers} before it was set); raise it"))
     };
     match error {
         Error::Gone(text) => match cgroup.memory_verdict().or_else(guess) {

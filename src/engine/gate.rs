@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::child::{self, Message, Progress};
 use super::container::Process;
 use super::error::{Doing, Error};
-use super::failure::failure;
+use super::failure::{MemoryLimit, failure};
 use super::plan::{Plan, Step, Sync};
 
 /// The report socket of an init that waits for Start, and the rest of its plan for error messages.
@@ -15,14 +15,19 @@ pub struct Gate {
     plan: Plan,
     /// How many steps are done and forgotten.
     done: usize,
-    /// In bytes, where one was set: for the message of a Start that fails for want of memory.
-    pub memory_limit: Option<i64>,
+    /// Where one was set: for the message of a Start that fails for want of memory.
+    pub memory_limit: Option<MemoryLimit>,
 }
 
 impl Gate {
     /// Keeps what is still to be done. The rest goes, and with it our copies of the process's descriptors: a stream
     /// ends when the process's own ends are closed.
-    pub fn new(socket: OwnedFd, progress: Progress, mut plan: Plan, memory_limit: Option<i64>) -> Self {
+    pub fn new(
+        socket: OwnedFd,
+        progress: Progress,
+        mut plan: Plan,
+        memory_limit: Option<MemoryLimit>,
+    ) -> Self {
         let ready = |step: &Step| matches!(step, Step::Sync(Sync::Ready));
         let done = plan.steps.iter().position(ready).unwrap_or(0);
         let steps = plan.steps.split_off(done);

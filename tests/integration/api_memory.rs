@@ -4,7 +4,7 @@ use crate::needs;
 use crate::needs_containers;
 use crate::support::bundle::Bundle;
 use crate::support::shim::Host;
-use crate::support::subject::ours;
+use crate::support::subject::{cgroup_v2, ours};
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -59,14 +59,37 @@ fn static_program_runs_within_512_kib() {
 }
 
 #[test]
-fn limit_that_is_too_small_is_told_with_limit_and_use() {
+fn limit_that_is_too_small_is_told_with_limit_and_peak() {
     needs_containers!();
     needs!(ours(), "runc says it in other words");
     let host = Host::new();
     let shim = host.start(limited(&host, "a", 4096));
     let failure = shim.create().and_then(|_| shim.start("")).expect_err("4 KiB are not enough for anything");
-    assert!(failure.message.contains("4096"), "{failure:?}");
-    assert!(failure.message.contains("memory"), "{failure:?}");
+    assert_told(&failure.message, 4096);
     let _ = shim.delete("");
     shim.assert_nothing_left();
+}
+
+/// The message has the limit, and a peak that is above it.
+#[track_caller]
+fn assert_told(message: &str, limit: u64) {
+    assert!(message.contains(&format!("limit {limit} bytes, peak ")), "{message}");
+    let peak = message.split("peak ").nth(1).and_then(|rest| rest.split_once(" bytes")).expect("a peak").0;
+    assert!(peak.parse::<u64>().is_ok_and(|bytes| bytes > limit), "{message}");
+}
+
+/// On v2 the kernel kills for it instead.
+#[test]
+fn update_below_what_is_used_is_told_with_limit_and_peak_on_v1() {
+    needs_containers!();
+    needs!(ours() && !cgroup_v2(), "cgroup v2 takes any limit");
+    let host = Host::new();
+    let mut bundle = host.bundle("a", "sleep 1000");
+    // Without swap nothing of it can be moved away.
+    bundle.set("/linux/resources/memory", json!({"limit": 67_108_864, "swap": 67_108_864, "swappiness": 0}));
+    let shim = host.start(bundle);
+    shim.run();
+    let failure = shim.update(&json!({"memory": {"limit": 4096}})).expect_err("it uses more");
+    assert!(failure.message.contains("memory.limit = 4096: the container uses more"), "{failure:?}");
+    assert_told(&failure.message, 4096);
 }

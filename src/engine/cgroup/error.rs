@@ -35,6 +35,10 @@ pub enum Error {
     Value { field: &'static str, value: String, reason: &'static str },
     #[error("limit {field} = {value}: the container already uses {usage}, and checkBeforeUpdate is set")]
     BelowUsage { field: &'static str, value: i64, usage: u64 },
+    #[error(
+        "limit {field} = {value}: the container uses more, which cannot be reclaimed ({numbers}); raise the limit"
+    )]
+    TooSmall { field: &'static str, value: i64, numbers: String },
     #[error("device rule {rule}: {reason}")]
     Device { rule: String, reason: &'static str },
     #[error("{doing} cgroup {path:?}: {cause}{remedy}")]

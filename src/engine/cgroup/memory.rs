@@ -9,6 +9,7 @@ use super::{Cgroup, Place, file};
 
 const V1_LIMIT: &str = "memory.limit_in_bytes";
 const V1_BOTH: &str = "memory.memsw.limit_in_bytes";
+const V1_PEAK: &str = "memory.max_usage_in_bytes";
 
 pub(super) fn apply(cgroup: &Cgroup, memory: &LinuxMemory) -> Result<()> {
     if !touches(memory) {
@@ -45,7 +46,7 @@ impl Cgroup {
     /// The highest memory use so far and the limit, in bytes, where the kernel tells them: for messages.
     pub fn memory_peak_and_limit(&self) -> (Option<u64>, Option<u64>) {
         let (dir, peak, limit) = match self.place("memory") {
-            Some(Place::V1(dir)) => (dir, "memory.max_usage_in_bytes", V1_LIMIT),
+            Some(Place::V1(dir)) => (dir, V1_PEAK, V1_LIMIT),
             Some(Place::V2(dir)) => (dir, "memory.peak", "memory.max"),
             None => return (None, None),
         };
@@ -63,13 +64,16 @@ impl Cgroup {
             Place::V2(dir) => (dir, "memory.events"),
         };
         let kills = file::key(&file::read(dir, file).ok()?, "oom_kill")?;
-        let told = |n: Option<u64>| n.map_or("unknown".to_owned(), |n| format!("{n} bytes"));
         let (peak, limit) = self.memory_peak_and_limit();
-        let limit = limit.map_or("none of its own".to_owned(), |limit| told(Some(limit)));
-        (kills > 0).then(|| {
-            format!("killed for want of memory (limit {limit}, peak {}); raise the memory limit", told(peak))
-        })
+        let numbers = limit_and_peak(limit, peak);
+        (kills > 0).then(|| format!("killed for want of memory ({numbers}); raise the memory limit"))
     }
+}
+
+/// Both numbers, in bytes, for messages.
+pub fn limit_and_peak(limit: Option<u64>, peak: Option<u64>) -> String {
+    let told = |n: Option<u64>, unknown: &str| n.map_or(unknown.to_owned(), |n| format!("{n} bytes"));
+    format!("limit {}, peak {}", told(limit, "none of its own"), told(peak, "unknown"))
 }
 
 fn apply_v1(dir: &Path, m: &LinuxMemory) -> Result<()> {
@@ -126,7 +130,12 @@ fn limit_and_swap_v1(dir: &Path, m: &LinuxMemory) -> Result<()> {
 fn write_limit_v1(dir: &Path, name: &str, value: i64) -> Result<()> {
     file::write(dir, name, &value.to_string()).map_err(|e| match e.errno() {
         libc::EBUSY => {
-            e.with_remedy("the container uses more than that and it cannot be reclaimed; allow more")
+            let (field, peak) = match name {
+                V1_LIMIT => ("memory.limit", V1_PEAK),
+                _ => ("memory.swap", "memory.memsw.max_usage_in_bytes"),
+            };
+            let peak = file::number(dir, peak).ok().flatten();
+            Error::TooSmall { field, value, numbers: limit_and_peak(u64::try_from(value).ok(), peak) }
         }
         libc::EINVAL => e.with_remedy("memory+swap must not be less than memory; set both"),
         libc::ENOENT => {

@@ -44,6 +44,7 @@ pub use error::{Error, FileError, Process, Result};
 pub use host::{Hierarchy, Host, Mode};
 pub use join::Join;
 pub use locate::CgroupsPath;
+pub use memory::limit_and_peak;
 pub use oom::OomWatch;
 pub use owner::owner;
 pub use procs::describe;
