@@ -64,14 +64,15 @@ impl Container {
         self.run(&self.plan(&process, request.stdio.map(|fd| fd.map(Arc::new)), given)?)
     }
 
-    /// The plan of a startContainer hook, which is the container's process in all but program, arguments and environment.
+    /// The plan of a startContainer hook, which is the container's process in all but program and arguments, and
+    /// in its environment unless it brings one.
     ///
     /// COMPAT: as under runc, it has the user, capabilities, limits, cgroup and filter of the process: what it executes
     /// comes from the image. Only a filter with a listener is left out, for its agent waits for the process itself.
     pub(super) fn hook(&self, hook: &spec::Hook, stdio: [Option<Fd>; 3]) -> Result<Plan, Error> {
         let mut process = self.for_exec.process.clone();
         process.set_terminal(None).set_args(Some(vec![hook.path().display().to_string()]));
-        let given = self.given();
+        let given = Given { home: self.home(&process), ..self.given() };
         let silent = |f: &Arc<Filter>| u64::from(f.flags) & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER == 0;
         let filter = given.filter.clone().filter(silent);
         self.plan(&process, stdio, Given { filter, ..given })

@@ -26,7 +26,8 @@ pub struct ForExec {
     pub personality: Option<u64>,
     pub memory_policy: Option<spec::LinuxMemoryPolicy>,
     pub setup_within: Duration,
-    /// Init's process without its arguments and environment: defaults for what an exec leaves out.
+    /// Init's process without its arguments: defaults for what an exec leaves out. With its environment only if
+    /// startContainer hooks may want it.
     pub process: spec::Process,
     /// Somebody in the container's pid namespace may trace processes that are not its own.
     pub tracers: AtomicBool,
@@ -40,7 +41,10 @@ impl ForExec {
         let ours = |kind: &&Kind| joined.iter().find(|ns| ns.kind == **kind).is_none_or(|ns| !is_own(ns));
         let kinds = all.iter().filter(|kind| **kind != Kind::Pid).filter(ours).map(|kind| *kind as i32).sum();
         let mut process = spec.process().clone().unwrap_or_default();
-        process.set_args(None).set_env(None);
+        process.set_args(None);
+        if spec.hooks().as_ref().is_none_or(|hooks| hooks.start_container().is_none()) {
+            process.set_env(None);
+        }
         let shared = joined.iter().any(|ns| ns.kind == Kind::Pid);
         // KERNEL: in a user namespace the capability does not reach a process whose memory is the shim's (ptrace(2)).
         let tracers = shared || may_trace(&process) && !all.contains(&Kind::User);

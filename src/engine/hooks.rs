@@ -1,5 +1,5 @@
-//! Hooks (runtime-spec, "POSIX-platform Hooks"): run in order, each with the container's state on stdin and a clean
-//! environment, in the shim's namespaces or the container's.
+//! Hooks (runtime-spec, "POSIX-platform Hooks"): run in order, each with the container's state on stdin and its own
+//! environment and nothing of the shim's, in the shim's namespaces or the container's.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -137,7 +137,9 @@ fn plan(hook: &Hook, state: &[u8], output: &File, place: Place<'_>) -> Result<Pl
         [] => vec![path.clone()],
         args => args.iter().map(super::plan::c_string).collect::<Result<_, _>>()?,
     };
-    let env = hook.env().iter().flatten().map(super::plan::c_string).collect::<Result<_, _>>()?;
+    let env: Vec<_> = hook.env().iter().flatten().map(super::plan::c_string).collect::<Result<_, _>>()?;
+    // COMPAT: as under runc. The others have nothing then: what runc's are given is its own, which is nobody's business.
+    let inherits = env.is_empty() && matches!(place, Place::Container(_));
     let mut plan = match place {
         Place::Host => simple(hook, path, stdio, None),
         Place::Inside(inside) => simple(hook, path, stdio, Some(inside)),
@@ -147,7 +149,10 @@ fn plan(hook: &Hook, state: &[u8], output: &File, place: Place<'_>) -> Result<Pl
     let session = plan.steps.iter().position(|step| matches!(step, Step::Setsid));
     plan.steps.insert(session.map_or(0, |at| at + 1), Step::DieWithShim);
     if let Some(Step::Execve { argv, envp, .. }) = plan.steps.last_mut() {
-        (*argv, *envp) = (Strings::new(args), Strings::new(env));
+        *argv = Strings::new(args);
+        if !inherits {
+            *envp = Strings::new(env);
+        }
     }
     Ok(plan)
 }

@@ -112,6 +112,46 @@ fn hooks_have_the_environment_and_arguments_of_the_spec() {
     assert_eq!(text.lines().filter(own).collect::<Vec<_>>(), ["zero one", "A=1"]);
 }
 
+/// "env (array of strings, OPTIONAL) with the same semantics as IEEE Std 1003.1-2008's environ." (config.md,
+/// "POSIX-platform Hooks") The spec does not say what a hook without it has. As under runc, a startContainer hook has
+/// the environment of the container's process; the others have nothing, and nothing of the shim's in particular.
+#[test]
+fn hook_without_an_environment_has_the_processes_in_the_container_and_none_outside() {
+    needs_containers!();
+    let host = Host::new();
+    let log = host.folder().join("log");
+    let mut bundle = host.bundle("a", "sleep 1000");
+    bundle.push(
+        "/mounts",
+        json!({"destination": "/log", "type": "bind", "source": host.folder(), "options": ["bind"]}),
+    );
+    bundle.set("/process/env", json!(["PATH=/bin", "COLOUR=red", "COLOUR=blue"]));
+    let without =
+        |file: &Path| json!([{"path": "/bin/sh", "args": ["sh", "-c", format!("env >{}", file.display())]}]);
+    bundle.set("/hooks/startContainer", without(Path::new("/log/startContainer")));
+    if ours() {
+        for moment in ["createRuntime", "createContainer", "poststart"] {
+            bundle.set(&format!("/hooks/{moment}"), without(&log.with_file_name(moment)));
+        }
+    }
+    let shim = host.start(bundle);
+    shim.run();
+    // A shell adds these by itself.
+    let own = |line: &&str| !["PWD=", "SHLVL=", "_=", "OLDPWD="].iter().any(|name| line.starts_with(name));
+    let told = |moment: &str| {
+        let text = fs::read_to_string(log.with_file_name(moment)).expect("written by the hook");
+        let mut lines: Vec<_> = text.lines().filter(own).map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(told("startContainer"), ["COLOUR=blue", "HOME=/root", "PATH=/bin"]);
+    if ours() {
+        for moment in ["createRuntime", "createContainer", "poststart"] {
+            assert_eq!(told(moment), Vec::<String>::new(), "{moment}");
+        }
+    }
+}
+
 /// timeout: "is the number of seconds before aborting the hook." (config.md, "POSIX-platform Hooks")
 #[test]
 fn hook_that_hangs_is_killed_and_fails_create_in_words() {
