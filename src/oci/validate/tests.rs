@@ -128,6 +128,18 @@ fn scheduling_is_checked() {
 }
 
 #[test]
+fn flags_of_a_personality_are_told() {
+    let told = |flags: Value| {
+        let personality = json!({ "personality": { "domain": "LINUX", "flags": flags } });
+        let spec = json!({ "linux": personality }).to_string();
+        warnings(&parse(spec.as_bytes()).expect("well-formed").0)
+    };
+    assert_eq!(told(json!([])), Vec::<String>::new());
+    let expected = "linux.personality.flags: ignored [\"ADDR_NO_RANDOMIZE\"], for the spec has no flags yet";
+    assert_eq!(told(json!(["ADDR_NO_RANDOMIZE"])), [expected]);
+}
+
+#[test]
 fn mounts_are_checked() {
     let mount = |json: Value| json!({ "mounts": [{ "destination": "/proc", "type": "proc" }, json] });
     let relative = mount(json!({ "destination": "foo", "type": "tmpfs" }));
