@@ -44,11 +44,16 @@ const SECCOMP_OPERATORS: &[&str] = &[
 ];
 const SECCOMP_ARCHS: &[&str] =
     &["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"];
-const SECCOMP_FLAGS: &[&str] = &[
-    "SECCOMP_FILTER_FLAG_TSYNC",
-    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
-    "SECCOMP_FILTER_FLAG_LOG",
-    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+/// With the bits by which to ask the kernel for it.
+const SECCOMP_FLAGS: &[(&str, u64)] = &[
+    ("SECCOMP_FILTER_FLAG_TSYNC", libc::SECCOMP_FILTER_FLAG_TSYNC),
+    ("SECCOMP_FILTER_FLAG_SPEC_ALLOW", libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW),
+    ("SECCOMP_FILTER_FLAG_LOG", libc::SECCOMP_FILTER_FLAG_LOG),
+    // KERNEL: refused, if known, where there is no listener to wait for.
+    (
+        "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+        libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+    ),
 ];
 const MEMORY_POLICY_MODES: &[&str] = &[
     "MPOL_BIND",
@@ -65,15 +70,16 @@ const MEMORY_POLICY_FLAGS: &[&str] =
 /// Annotations that change what the host does: clients strip them from untrusted specs.
 const UNSAFE_ANNOTATIONS: &[&str] = &["bundle", "org.systemd.property.", "org.criu.config"];
 
-/// The features document.
-pub fn document() -> Value {
+/// The features document of a host whose kernel takes the seccomp flags that `takes` says it does. All else in it is what
+/// this runtime recognises, on whatever host, as the spec has it.
+pub fn document(takes: impl Fn(u64) -> bool) -> Value {
     let options: Vec<_> = mount_options::known().collect();
     json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.3.0",
         "hooks": HOOKS,
         "mountOptions": options,
-        "linux": linux(),
+        "linux": linux(takes),
         "annotations": {
             "io.containerd.myshim.version": env!("CARGO_PKG_VERSION"),
         },
@@ -81,7 +87,10 @@ pub fn document() -> Value {
     })
 }
 
-fn linux() -> Value {
+fn linux(takes: impl Fn(u64) -> bool) -> Value {
+    let flags = |wanted: &dyn Fn(u64) -> bool| -> Vec<&str> {
+        SECCOMP_FLAGS.iter().filter(|(_, bits)| wanted(*bits)).map(|(name, _)| *name).collect()
+    };
     let mut linux = json!({
         "namespaces": NAMESPACES,
         "capabilities": capability::names().collect::<Vec<_>>(),
@@ -91,8 +100,8 @@ fn linux() -> Value {
             "actions": SECCOMP_ACTIONS,
             "operators": SECCOMP_OPERATORS,
             "archs": SECCOMP_ARCHS,
-            "knownFlags": SECCOMP_FLAGS,
-            "supportedFlags": SECCOMP_FLAGS,
+            "knownFlags": flags(&|_| true),
+            "supportedFlags": flags(&takes),
         },
         "apparmor": { "enabled": APPARMOR },
         "selinux": { "enabled": SELINUX },
@@ -114,7 +123,7 @@ mod tests {
 
     #[test]
     fn what_cri_asks_for_is_there() {
-        let document = document();
+        let document = document(|_| true);
         let options = document["mountOptions"].as_array().expect("a list");
         for option in ["rro", "idmap", "ridmap"] {
             assert!(options.contains(&json!(option)), "{option}");
@@ -125,8 +134,15 @@ mod tests {
     }
 
     #[test]
+    fn seccomp_flags_that_the_kernel_refuses_are_known_and_not_supported() {
+        let seccomp = &document(|bits| bits == libc::SECCOMP_FILTER_FLAG_LOG)["linux"]["seccomp"];
+        assert_eq!(seccomp["supportedFlags"], json!(["SECCOMP_FILTER_FLAG_LOG"]));
+        assert_eq!(seccomp["knownFlags"].as_array().map(Vec::len), Some(4));
+    }
+
+    #[test]
     fn the_document_is_one_of_the_specs_type() {
-        let features: Features = serde_json::from_value(document()).expect("the spec's type");
+        let features: Features = serde_json::from_value(document(|_| true)).expect("the spec's type");
         assert_eq!(features.oci_version_max(), "1.3.0");
     }
 
@@ -138,7 +154,7 @@ mod tests {
         for operator in SECCOMP_OPERATORS {
             serde_json::from_value::<LinuxSeccompOperator>(json!(operator)).expect(operator);
         }
-        for flag in SECCOMP_FLAGS {
+        for (flag, _) in SECCOMP_FLAGS {
             serde_json::from_value::<LinuxSeccompFilterFlag>(json!(flag)).expect(flag);
         }
         for arch in SECCOMP_ARCHS {

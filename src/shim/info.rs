@@ -22,7 +22,8 @@ const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/featur
 
 /// Prints `RuntimeInfo`. Options on stdin are answered as they came: features do not depend on them.
 pub fn run() -> Result<ExitCode, Box<dyn std::error::Error>> {
-    let features = crate::oci::features::document().to_string().into_bytes();
+    let features =
+        crate::oci::features::document(crate::sys::cred::takes_seccomp_flags).to_string().into_bytes();
     let info = info(&bootstrap::read_stdin()?, features)?;
     std::io::stdout().write_all(&info.write_to_bytes()?)?;
     Ok(ExitCode::SUCCESS)

@@ -147,6 +147,15 @@ pub fn seccomp_filter(program: &[libc::sock_filter], flags: u64) -> Result<Optio
     Ok(listens.then(|| own(fd)))
 }
 
+/// Does the kernel take these `SECCOMP_FILTER_FLAG_*`? seccomp(2) looks at them before it reads the program, and there is
+/// none: EFAULT says that they were let through.
+pub fn takes_seccomp_flags(flags: u64) -> bool {
+    let none = std::ptr::null::<libc::sock_fprog>();
+    // SAFETY: the kernel reads nothing but the null pointer, which it refuses.
+    let r = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, none) };
+    check("seccomp", r).is_err_and(|e| e.is(libc::EFAULT))
+}
+
 /// keyctl(2) `KEYCTL_JOIN_SESSION_KEYRING`: a new session keyring called `name`; its serial number.
 pub fn join_session_keyring(name: &CStr) -> Result<i32> {
     const KEYCTL_JOIN_SESSION_KEYRING: i32 = 1;

@@ -2,6 +2,7 @@
 
 use crate::needs;
 use crate::needs_containers;
+use crate::support::older_kernel;
 use crate::support::subject::{Subject, ours, programs};
 use containerd_shim_protos::types::introspection::RuntimeInfo;
 use protobuf::Message;
@@ -86,6 +87,28 @@ fn everything_that_runc_claims_is_claimed_or_listed_with_a_reason() {
         .filter(|(place, word, _)| ours.contains(&((*place).to_owned(), (*word).to_owned())))
         .collect();
     assert!(outdated.is_empty(), "claimed after all: {outdated:?}");
+}
+
+/// "supportedFlags: The recognized and supported names of the seccomp flags. This list may be a subset of knownFlags due to
+/// some flags not supported by the current kernel and/or libseccomp." (features-linux.md, "Seccomp")
+#[test]
+fn seccomp_flags_are_supported_as_far_as_the_kernel_is() {
+    needs_containers!();
+    needs!(ours(), "about this shim");
+    let flags = |document: &Value, list: &str| -> Vec<String> {
+        let list = document["linux"]["seccomp"][list].as_array().expect("a list");
+        list.iter()
+            .map(|flag| flag.as_str().expect("a word").trim_start_matches("SECCOMP_FILTER_FLAG_").into())
+            .collect()
+    };
+    let all = ["TSYNC", "SPEC_ALLOW", "LOG", "WAIT_KILLABLE_RECV"];
+    let document = ours_document();
+    assert_eq!(flags(&document, "knownFlags"), all);
+    // Linux 5.12 has the first three.
+    assert!(flags(&document, "supportedFlags").iter().take(3).eq(&all[..3]), "{document}");
+    let older = older_kernel::without_wait_killable_recv(ours_document);
+    assert_eq!(flags(&older, "knownFlags"), all);
+    assert_eq!(flags(&older, "supportedFlags"), all[..3]);
 }
 
 /// CRI decides by these about user namespaces and recursive read-only mounts.

@@ -34,6 +34,13 @@ pub fn without_clone_into_cgroup<T: Send>(errno: i32, what: impl FnOnce() -> T +
     })
 }
 
+/// As a kernel before 5.19, which does not know the flag.
+pub fn without_wait_killable_recv<T: Send>(what: impl FnOnce() -> T + Send) -> T {
+    supervised(&["seccomp"], what, |asked| {
+        (asked.data.args[1] & libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV != 0).then_some(libc::EINVAL)
+    })
+}
+
 /// As a cgroup v2 before 5.14: no folder has the file `cgroup.kill`.
 pub fn without_cgroup_kill<T: Send>(what: impl FnOnce() -> T + Send) -> T {
     supervised(&["open", "openat", "openat2"], what, |asked| {
