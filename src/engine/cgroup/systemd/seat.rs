@@ -13,7 +13,7 @@ use crate::sys::{Result, fs, process, socket};
 #[derive(Debug)]
 pub struct Seat {
     child: Cloned,
-    _gate: OwnedFd,
+    gate: Option<OwnedFd>,
 }
 
 impl Seat {
@@ -30,7 +30,7 @@ impl Seat {
             }
             process::exit(0)
         })?;
-        Ok(Seat { child, _gate: gate })
+        Ok(Seat { child, gate: Some(gate) })
     }
 
     pub fn pid(&self) -> i32 {
@@ -40,6 +40,8 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        // ORDER: the gate before the wait: where no signal can be sent, the process leaves by itself.
+        drop(self.gate.take());
         // ESRCH, ECHILD: it has ended, and was reaped with the strays.
         let _ = process::pidfd_send_signal(self.child.pidfd.as_fd(), libc::SIGKILL);
         let _ = process::waitid(self.child.pidfd.as_fd(), libc::WEXITED);
