@@ -2,7 +2,7 @@
 //! which a test compares with this one.
 
 /// Call, and the Linux that brought it or the form of it that is used here.
-const SINCE: [(&str, &str); 12] = [
+const SINCE: [(&str, &str); 14] = [
     ("mount_setattr", "5.12"),
     ("close_range", "5.9"),
     ("faccessat2", "5.8"),
@@ -10,8 +10,10 @@ const SINCE: [(&str, &str); 12] = [
     ("clone3", "5.3"),
     ("pidfd_open", "5.3"),
     ("pidfd_send_signal", "5.1"),
+    ("pidfd_getfd", "5.6"),
     ("fsopen", "5.2"),
     ("fsconfig", "5.2"),
+    ("fspick", "5.2"),
     ("fsmount", "5.2"),
     ("open_tree", "5.2"),
     ("move_mount", "5.2"),

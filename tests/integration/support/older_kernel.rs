@@ -16,7 +16,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
-/// From `linux/sched.h`; libc's constant is too narrow for it.
+/// From `linux/sched.h`; libc's constants are too narrow for them.
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Runs `what` in a thread for which, and for all of whose children, the calls do not exist.
@@ -25,12 +26,36 @@ pub fn without<T: Send>(calls: &[&str], what: impl FnOnce() -> T + Send) -> T {
     filtered(rule, None, what)
 }
 
+/// As a kernel that has the call, but not this form of it: refused where the argument's bits under `mask` are `value`.
+pub fn without_form<T: Send>(
+    call: &str,
+    (index, mask, value): (usize, u64, u64),
+    errno: i32,
+    what: impl FnOnce() -> T + Send,
+) -> T {
+    let args = json!([{"index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}]);
+    filtered(
+        json!({"names": [call], "action": "SCMP_ACT_ERRNO", "errnoRet": errno, "args": args}),
+        None,
+        what,
+    )
+}
+
 /// As a kernel before 5.7, which knows neither the flag (EINVAL) nor the field (E2BIG).
 pub fn without_clone_into_cgroup<T: Send>(errno: i32, what: impl FnOnce() -> T + Send) -> T {
+    without_clone_flag(CLONE_INTO_CGROUP, errno, what)
+}
+
+/// As a kernel before 5.5.
+pub fn without_clone_clear_sighand<T: Send>(what: impl FnOnce() -> T + Send) -> T {
+    without_clone_flag(CLONE_CLEAR_SIGHAND, libc::EINVAL, what)
+}
+
+fn without_clone_flag<T: Send>(flag: u64, errno: i32, what: impl FnOnce() -> T + Send) -> T {
     supervised(&["clone3"], what, move |asked| {
         let mut flags = [0; 8];
         let read = memory(asked.pid, asked.data.args[0], &mut flags);
-        (read == flags.len() && u64::from_ne_bytes(flags) & CLONE_INTO_CGROUP != 0).then_some(errno)
+        (read == flags.len() && u64::from_ne_bytes(flags) & flag != 0).then_some(errno)
     })
 }
 
