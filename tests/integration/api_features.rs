@@ -60,6 +60,8 @@ fn ours_document() -> Value {
     serde_json::from_slice(&info(Stdio::null()).features.value).expect("JSON")
 }
 
+/// "A runtime MAY provide a JSON structure about its implemented features to runtime callers." (features.md, "Features
+/// Structure")
 #[test]
 fn info_carries_the_features_document_under_the_name_that_containerd_looks_for() {
     needs_containers!();

@@ -1,13 +1,17 @@
-//! README's coverage table: every test that it names is there and quotes the spec, every file is there.
+//! README's coverage tables: every test that they name is there and, in the table of the spec, quotes it; every file is
+//! there.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const TABLE: &str = include_str!("../../README.md");
 
-fn rows() -> impl Iterator<Item = &'static str> {
+/// The rows of the spec's table, and of the one of what the spec does not say.
+fn tables() -> [Vec<&'static str>; 2] {
     let section = TABLE.split("\n## Coverage\n").nth(1).and_then(|rest| rest.split("\n## ").next());
-    section.expect("the section").lines().filter(|line| line.starts_with("| ")).skip(1)
+    let tables = section.expect("the section").split_once("\nBeside the spec:\n").expect("two tables");
+    let rows = |table: &'static str| table.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    [rows(tables.0), rows(tables.1)]
 }
 
 /// What the row's second cell has between backticks.
@@ -32,32 +36,38 @@ fn comment(module: &str, test: &str) -> Option<String> {
 fn quotes_the_spec(comment: &str) -> bool {
     let place =
         |file: &str| comment.find(&format!("({file}.md, \"")).is_some_and(|at| comment[..at].contains('"'));
-    ["config", "config-linux", "runtime", "runtime-linux"].iter().any(|file| place(file))
+    ["config", "config-linux", "runtime", "runtime-linux", "features"].iter().any(|file| place(file))
+}
+
+/// What is wrong with something that a row names.
+fn offence(name: &str, must_quote: bool) -> Option<&'static str> {
+    let Some((module, test)) = name.split_once("::") else {
+        let path =
+            if name.contains('/') { Path::new(env!("CARGO_MANIFEST_DIR")).join(name) } else { source(name) };
+        return (!path.exists()).then_some("is not there");
+    };
+    match comment(module, test) {
+        Some(comment) if must_quote && !quotes_the_spec(&comment) => Some("quotes nothing"),
+        Some(_) => None,
+        None => Some("is not there"),
+    }
 }
 
 #[test]
-fn every_row_of_the_coverage_table_names_tests_that_quote_the_spec() {
+fn every_row_of_the_coverage_tables_names_tests_and_those_of_the_spec_quote_it() {
+    let tables = tables();
     let mut offences = Vec::new();
-    for row in rows() {
-        let names = named(row);
-        if names.is_empty() {
-            offences.push(format!("no test: {row}"));
-        }
-        for name in names {
-            let offence = match name.split_once("::") {
-                Some((module, test)) => match comment(module, test) {
-                    Some(comment) if quotes_the_spec(&comment) => None,
-                    Some(_) => Some("quotes nothing"),
-                    None => Some("is not there"),
-                },
-                None if name.contains('/') => {
-                    (!Path::new(env!("CARGO_MANIFEST_DIR")).join(name).exists()).then_some("is not there")
-                }
-                None => (!source(name).exists()).then_some("is not there"),
-            };
-            offences.extend(offence.map(|what| format!("{name} {what}")));
+    for (rows, must_quote) in tables.iter().zip([true, false]) {
+        for row in rows {
+            let names = named(row);
+            if names.is_empty() {
+                offences.push(format!("no test: {row}"));
+            }
+            let wrong =
+                names.iter().filter_map(|name| Some(format!("{name} {}", offence(name, must_quote)?)));
+            offences.extend(wrong);
         }
     }
     assert!(offences.is_empty(), "{}", offences.join("\n"));
-    assert!(rows().count() > 30);
+    assert!(tables[0].len() > 30 && tables[1].len() > 7);
 }
