@@ -351,11 +351,12 @@ fn forbidden_values_are_explained() {
     needs!(ours(), "runc has other words");
     let mut cases = vec![
         (json!({"cpu": {"quota": 10}}), "at least 1000"),
+        (json!({"cpu": {"quota": 10}}), "linux.resources.cpu.quota"),
         (json!({"cpu": {"quota": 10000, "burst": 20000}}), "burst at most the quota"),
         (json!({"memory": {"limit": 67_108_864, "swap": 33_554_432}}), "must not be less than memory"),
         (json!({"unified": {"../pids.max": "3"}}), "linux.resources.unified"),
         (json!({"devices": [{"allow": true, "access": "rwx"}]}), "linux.resources.devices[0].access"),
-        (json!({"rdma": {"mlx5_0": {"hcaHandles": 3}}}), "rdma"),
+        (json!({"rdma": {"mlx5_0": {"hcaHandles": 3}}}), "linux.resources.rdma"),
         (json!({"rdma": {"mlx5_0": {}}}), "linux.resources.rdma.mlx5_0"),
         (json!({"memory": {"limit": -2}}), "linux.resources.memory.limit"),
         (json!({"memory": {"swappiness": 101}}), "linux.resources.memory.swappiness"),
@@ -371,6 +372,7 @@ fn forbidden_values_are_explained() {
     }
     if leak_controller("cpuset") {
         cases.push((json!({"cpu": {"cpus": "999"}}), "within the parent's cpuset"));
+        cases.push((json!({"cpu": {"cpus": "999"}}), "linux.resources.cpu.cpus"));
     }
     if !leak_controller("net_cls") {
         cases.push((json!({"network": {"classID": 1_048_577}}), "network.classID"));

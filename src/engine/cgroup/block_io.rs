@@ -28,62 +28,80 @@ fn given(weight: Option<u16>) -> Option<u16> {
     weight.filter(|w| *w != 0)
 }
 
-/// Every throttle with its v1 file and its key in cgroup2's `io.max`.
-fn throttles(io: &LinuxBlockIo) -> impl Iterator<Item = (&'static str, &'static str, &LinuxThrottleDevice)> {
+/// A v1 file, a key of cgroup2's `io.max` and the field that they are for.
+type Throttle = (&'static str, &'static str, &'static str);
+
+/// Every throttle with its places.
+fn throttles(io: &LinuxBlockIo) -> impl Iterator<Item = (Throttle, &LinuxThrottleDevice)> {
     let lists = [
-        ("blkio.throttle.read_bps_device", "rbps", io.throttle_read_bps_device()),
-        ("blkio.throttle.write_bps_device", "wbps", io.throttle_write_bps_device()),
-        ("blkio.throttle.read_iops_device", "riops", io.throttle_read_iops_device()),
-        ("blkio.throttle.write_iops_device", "wiops", io.throttle_write_iops_device()),
+        (
+            ("blkio.throttle.read_bps_device", "rbps", "blockIO.throttleReadBpsDevice"),
+            io.throttle_read_bps_device(),
+        ),
+        (
+            ("blkio.throttle.write_bps_device", "wbps", "blockIO.throttleWriteBpsDevice"),
+            io.throttle_write_bps_device(),
+        ),
+        (
+            ("blkio.throttle.read_iops_device", "riops", "blockIO.throttleReadIOPSDevice"),
+            io.throttle_read_iops_device(),
+        ),
+        (
+            ("blkio.throttle.write_iops_device", "wiops", "blockIO.throttleWriteIOPSDevice"),
+            io.throttle_write_iops_device(),
+        ),
     ];
-    lists.into_iter().flat_map(|(file, key, list)| list.iter().flatten().map(move |d| (file, key, d)))
+    lists.into_iter().flat_map(|(places, list)| list.iter().flatten().map(move |d| (places, d)))
 }
 
 fn apply_v1(dir: &Path, io: &LinuxBlockIo) -> Result<()> {
     if let Some(weight) = given(io.weight()) {
-        weight_v1(dir, "weight", &weight.to_string())?;
+        weight_v1(dir, "weight", &weight.to_string(), "blockIO.weight")?;
     }
     if let Some(weight) = given(io.leaf_weight()) {
-        weight_v1(dir, "leaf_weight", &weight.to_string())?;
+        weight_v1(dir, "leaf_weight", &weight.to_string(), "blockIO.leafWeight")?;
     }
     for device in io.weight_device().iter().flatten() {
         if let Some(weight) = given(device.weight()) {
-            weight_v1(dir, "weight_device", &of_device(device, weight))?;
+            weight_v1(dir, "weight_device", &of_device(device, weight), "blockIO.weightDevice")?;
         }
         if let Some(weight) = given(device.leaf_weight()) {
-            weight_v1(dir, "leaf_weight_device", &of_device(device, weight))?;
+            weight_v1(dir, "leaf_weight_device", &of_device(device, weight), "blockIO.weightDevice")?;
         }
     }
-    for (name, _, device) in throttles(io) {
+    for ((name, _, field), device) in throttles(io) {
         let line = format!("{}:{} {}", device.major(), device.minor(), device.rate());
-        file::write(dir, name, &line).map_err(no_device)?;
+        file::set(dir, name, &line, field).map_err(no_device)?;
     }
     Ok(())
 }
 
 /// KERNEL: CFQ's blkio.weight went with 5.0; BFQ's files carry a name of their own.
-fn weight_v1(dir: &Path, name: &str, value: &str) -> Result<()> {
-    if file::write_if_there(dir, &format!("blkio.{name}"), value)? {
+fn weight_v1(dir: &Path, name: &str, value: &str, field: &'static str) -> Result<()> {
+    if file::write_if_there(dir, &format!("blkio.{name}"), value).map_err(|e| e.of(field))? {
         return Ok(());
     }
-    file::write(dir, &format!("blkio.bfq.{name}"), value).map_err(no_device)
+    file::set(dir, &format!("blkio.bfq.{name}"), value, field).map_err(no_device)
 }
 
 fn apply_v2(dir: &Path, io: &LinuxBlockIo) -> Result<()> {
     // cgroup2 has no leaf weights: there are no tasks beside child cgroups.
     if let Some(weight) = given(io.weight())
-        && !file::write_if_there(dir, "io.bfq.weight", &weight.to_string())?
+        && !file::write_if_there(dir, "io.bfq.weight", &weight.to_string())
+            .map_err(|e| e.of("blockIO.weight"))?
     {
-        file::write(dir, "io.weight", &io_weight(weight).to_string()).map_err(no_device)?;
+        file::set(dir, "io.weight", &io_weight(weight).to_string(), "blockIO.weight").map_err(no_device)?;
     }
     for device in io.weight_device().iter().flatten() {
         let Some(weight) = given(device.weight()) else { continue };
-        if !file::write_if_there(dir, "io.bfq.weight", &of_device(device, weight))? {
-            file::write(dir, "io.weight", &of_device(device, io_weight(weight))).map_err(no_device)?;
+        let written = file::write_if_there(dir, "io.bfq.weight", &of_device(device, weight));
+        if !written.map_err(|e| e.of("blockIO.weightDevice"))? {
+            file::set(dir, "io.weight", &of_device(device, io_weight(weight)), "blockIO.weightDevice")
+                .map_err(no_device)?;
         }
     }
-    for (_, key, device) in throttles(io) {
-        file::write(dir, "io.max", &io_max(key, device)).map_err(no_device)?;
+    for ((_, key, field), device) in throttles(io) {
+        file::set(dir, "io.max", &io_max(key, device), field).map_err(no_device)?;
     }
     Ok(())
 }

@@ -42,7 +42,7 @@ fn cpuset(cgroup: &Cgroup, cpu: &LinuxCpu) -> Result<()> {
     {
         let Some(list) = list.as_deref().filter(|l| !l.is_empty()) else { continue };
         let (Place::V1(dir) | Place::V2(dir)) = cgroup.controller("cpuset", field)?;
-        file::write(dir, file, list).map_err(|e| {
+        file::set(dir, file, list, field).map_err(|e| {
             e.with_remedy(
                 "the list must be within the parent's cpuset, and not leave running tasks without cpus",
             )
@@ -58,11 +58,11 @@ fn apply_v1(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
             let reason = "the kernel allows 2 to 262144";
             return Err(Error::Value { field: "cpu.shares", value: shares.to_string(), reason });
         }
-        file::write(dir, "cpu.shares", &shares.to_string())?;
+        file::set(dir, "cpu.shares", &shares.to_string(), "cpu.shares")?;
     }
     bandwidth_v1(dir, cpu)?;
     if let Some(idle) = cpu.idle() {
-        file::write(dir, "cpu.idle", &idle.to_string())
+        file::set(dir, "cpu.idle", &idle.to_string(), "cpu.idle")
             .map_err(|e| e.with_remedy("cpu.idle needs Linux 5.15"))?;
     }
     real_time_v1(dir, cpu)
@@ -73,22 +73,22 @@ fn apply_v1(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
 fn bandwidth_v1(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
     let quota = given(cpu.quota());
     let mut again = Vec::new();
-    let period = given(cpu.period()).map(|p| ("cpu.cfs_period_us", p));
-    let burst = cpu.burst().map(|b| ("cpu.cfs_burst_us", b));
-    for (name, value) in period.into_iter().chain(burst) {
-        match file::write(dir, name, &value.to_string()) {
-            Err(e) if e.errno() == libc::EINVAL && quota.is_some() => again.push((name, value)),
+    let period = given(cpu.period()).map(|p| ("cpu.cfs_period_us", p, "cpu.period"));
+    let burst = cpu.burst().map(|b| ("cpu.cfs_burst_us", b, "cpu.burst"));
+    for (name, value, field) in period.into_iter().chain(burst) {
+        match file::set(dir, name, &value.to_string(), field) {
+            Err(e) if e.errno() == libc::EINVAL && quota.is_some() => again.push((name, value, field)),
             // KERNEL: no burst before 5.14; asking for none is then granted.
             Err(e) if e.errno() == libc::ENOENT && value == 0 => {}
             done => done.map_err(bandwidth_remedy)?,
         }
     }
     if let Some(quota) = quota {
-        file::write(dir, "cpu.cfs_quota_us", &quota.to_string()).map_err(bandwidth_remedy)?;
+        file::set(dir, "cpu.cfs_quota_us", &quota.to_string(), "cpu.quota").map_err(bandwidth_remedy)?;
     }
-    again
-        .iter()
-        .try_for_each(|(name, value)| file::write(dir, name, &value.to_string()).map_err(bandwidth_remedy))
+    again.iter().try_for_each(|(name, value, field)| {
+        file::set(dir, name, &value.to_string(), field).map_err(bandwidth_remedy)
+    })
 }
 
 fn bandwidth_remedy(e: Error) -> Error {
@@ -106,17 +106,22 @@ fn bandwidth_remedy(e: Error) -> Error {
 
 fn real_time_v1(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
     let runtime = given(cpu.realtime_runtime());
+    let set_period = |period: u64| {
+        file::set(dir, "cpu.rt_period_us", &period.to_string(), "cpu.realtimePeriod")
+            .map_err(real_time_remedy)
+    };
     let mut late = None;
     if let Some(period) = given(cpu.realtime_period()) {
-        match file::write(dir, "cpu.rt_period_us", &period.to_string()) {
+        match set_period(period) {
             Err(e) if e.errno() == libc::EINVAL && runtime.is_some() => late = Some(period),
-            done => done.map_err(real_time_remedy)?,
+            done => done?,
         }
     }
     if let Some(runtime) = runtime {
-        file::write(dir, "cpu.rt_runtime_us", &runtime.to_string()).map_err(real_time_remedy)?;
+        file::set(dir, "cpu.rt_runtime_us", &runtime.to_string(), "cpu.realtimeRuntime")
+            .map_err(real_time_remedy)?;
     }
-    late.map_or(Ok(()), |p| file::write(dir, "cpu.rt_period_us", &p.to_string()).map_err(real_time_remedy))
+    late.map_or(Ok(()), set_period)
 }
 
 fn real_time_remedy(e: Error) -> Error {
@@ -134,30 +139,34 @@ fn apply_v2(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
     }
     // ORDER: an idle cgroup has no weight to set (EINVAL), so idle goes first and rules.
     if let Some(idle) = cpu.idle() {
-        file::write(dir, "cpu.idle", &idle.to_string())
+        file::set(dir, "cpu.idle", &idle.to_string(), "cpu.idle")
             .map_err(|e| e.with_remedy("cpu.idle needs Linux 5.15"))?;
     }
     if let Some(shares) = given(cpu.shares()).filter(|_| cpu.idle() != Some(1)) {
-        file::write(dir, "cpu.weight", &weight_of_shares(shares).to_string())?;
+        file::set(dir, "cpu.weight", &weight_of_shares(shares).to_string(), "cpu.shares")?;
     }
     bandwidth_v2(dir, cpu)
 }
 
 fn bandwidth_v2(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
     let (quota, period) = (given(cpu.quota()), given(cpu.period()));
+    let set_burst = |burst: u64| {
+        file::set(dir, "cpu.max.burst", &burst.to_string(), "cpu.burst").map_err(bandwidth_remedy)
+    };
     let mut late = None;
     if let Some(burst) = cpu.burst() {
-        match file::write(dir, "cpu.max.burst", &burst.to_string()) {
+        match set_burst(burst) {
             Err(e) if e.errno() == libc::EINVAL && quota.is_some() => late = Some(burst),
             Err(e) if e.errno() == libc::ENOENT && burst == 0 => {}
-            done => done.map_err(bandwidth_remedy)?,
+            done => done?,
         }
     }
     if quota.is_some() || period.is_some() {
+        let field = if quota.is_some() { "cpu.quota" } else { "cpu.period" };
         let now = file::read_if_there(dir, "cpu.max")?.unwrap_or_default();
-        file::write(dir, "cpu.max", &cpu_max(&now, quota, period)).map_err(bandwidth_remedy)?;
+        file::set(dir, "cpu.max", &cpu_max(&now, quota, period), field).map_err(bandwidth_remedy)?;
     }
-    late.map_or(Ok(()), |b| file::write(dir, "cpu.max.burst", &b.to_string()).map_err(bandwidth_remedy))
+    late.map_or(Ok(()), set_burst)
 }
 
 /// The new text of `cpu.max`; the half that is not given keeps its value.

@@ -29,14 +29,18 @@ pub enum Error {
     NotEmpty { path: PathBuf, count: usize, first: Process },
     #[error("container's cgroup {0:?} is frozen; thaw it or use another cgroups path")]
     Frozen(PathBuf),
-    #[error("limit {field}: the {controller} controller is not available to {path:?}; {remedy}")]
+    #[error(
+        "limit linux.resources.{field}: the {controller} controller is not available to {path:?}; {remedy}"
+    )]
     NoController { field: &'static str, controller: &'static str, path: PathBuf, remedy: &'static str },
-    #[error("limit {field} = {value}: {reason}")]
+    #[error("limit linux.resources.{field} = {value}: {reason}")]
     Value { field: &'static str, value: String, reason: &'static str },
-    #[error("limit {field} = {value}: the container already uses {usage}, and checkBeforeUpdate is set")]
+    #[error(
+        "limit linux.resources.{field} = {value}: the container already uses {usage}, and checkBeforeUpdate is set"
+    )]
     BelowUsage { field: &'static str, value: i64, usage: u64 },
     #[error(
-        "limit {field} = {value}: the container uses more, which cannot be reclaimed ({numbers}); raise the limit"
+        "limit linux.resources.{field} = {value}: the container uses more, which cannot be reclaimed ({numbers}); raise the limit"
     )]
     TooSmall { field: &'static str, value: i64, numbers: String },
     #[error("device rule {rule}: {reason}")]
@@ -60,6 +64,8 @@ pub struct FileError {
     pub call: &'static str,
     pub path: PathBuf,
     pub value: Option<String>,
+    /// What of `linux.resources` is to be set, if that is why.
+    pub field: Option<&'static str>,
     pub errno: i32,
     pub remedy: Option<&'static str>,
 }
@@ -67,6 +73,7 @@ pub struct FileError {
 impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let errno = nix::errno::Errno::from_raw(self.errno);
+        self.field.map_or(Ok(()), |field| write!(f, "limit linux.resources.{field}: "))?;
         match &self.value {
             Some(value) => write!(f, "{} {:?} to {}", self.call, value, self.path.display())?,
             None => write!(f, "{} {}", self.call, self.path.display())?,
@@ -107,13 +114,13 @@ impl Error {
 
     pub(super) fn file(call: &'static str, path: impl Into<PathBuf>, e: &io::Error) -> Self {
         let errno = e.raw_os_error().unwrap_or(libc::EIO);
-        Self::File(FileError { call, path: path.into(), value: None, errno, remedy: None })
+        Self::File(FileError { call, path: path.into(), value: None, field: None, errno, remedy: None })
     }
 
     pub(super) fn write(path: PathBuf, value: &str, e: &io::Error) -> Self {
         let errno = e.raw_os_error().unwrap_or(libc::EIO);
         let value = Some(value.trim_end().to_owned());
-        Self::File(FileError { call: "write", path, value, errno, remedy: None })
+        Self::File(FileError { call: "write", path, value, field: None, errno, remedy: None })
     }
 
     pub(super) fn filter(doing: &'static str, path: &Path, cause: sys::Error) -> Self {
@@ -150,6 +157,14 @@ impl Error {
             Self::Filter { cause, .. } => cause.errno,
             _ => 0,
         }
+    }
+
+    /// Adds what of `linux.resources` the call was for.
+    pub(super) fn of(mut self, field: &'static str) -> Self {
+        if let Self::File(e) = &mut self {
+            e.field = Some(field);
+        }
+        self
     }
 
     /// Adds what the user can do about a failed call.

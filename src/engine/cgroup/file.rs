@@ -17,6 +17,11 @@ pub fn write(dir: &Path, file: &str, value: &str) -> Result<()> {
     opened.and_then(|mut f| f.write_all(value.as_bytes())).map_err(|e| Error::write(path, value, &e))
 }
 
+/// Like `write`, for a `field` of `linux.resources`, which an error names.
+pub fn set(dir: &Path, file: &str, value: &str, field: &'static str) -> Result<()> {
+    write(dir, file, value).map_err(|e| e.of(field))
+}
+
 /// Like `write`, for a file that a kernel or a hierarchy may lack: false when it does.
 pub fn write_if_there(dir: &Path, file: &str, value: &str) -> Result<bool> {
     match write(dir, file, value) {

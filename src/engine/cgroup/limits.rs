@@ -127,7 +127,7 @@ impl Cgroup {
 fn pids(cgroup: &Cgroup, r: &LinuxResources, guests: i64) -> Result<()> {
     let Some(pids) = r.pids() else { return Ok(()) };
     let (Place::V1(dir) | Place::V2(dir)) = cgroup.controller("pids", "pids.limit")?;
-    file::write(dir, "pids.max", &pids_max(pids.limit(), guests))
+    file::set(dir, "pids.max", &pids_max(pids.limit(), guests), "pids.limit")
 }
 
 /// COMPAT: 0 is "none but init": systemd knows no 0, so runc writes 1 with either driver.
@@ -150,10 +150,11 @@ fn hugetlb(cgroup: &Cgroup, r: &LinuxResources) -> Result<()> {
             return Err(Error::Value { field: "hugepageLimits.pageSize", value: size.clone(), reason });
         }
         let value = limit.limit().to_string();
-        file::write(dir, &format!("hugetlb.{size}.{suffix}"), &value)
+        file::set(dir, &format!("hugetlb.{size}.{suffix}"), &value, "hugepageLimits")
             .map_err(|e| e.with_remedy("/sys/kernel/mm/hugepages lists the page sizes of this host"))?;
         // KERNEL: reservations are counted since 5.7; without the file, faults are the only limit.
-        file::write_if_there(dir, &format!("hugetlb.{size}.rsvd.{suffix}"), &value)?;
+        file::write_if_there(dir, &format!("hugetlb.{size}.rsvd.{suffix}"), &value)
+            .map_err(|e| e.of("hugepageLimits"))?;
     }
     Ok(())
 }
@@ -167,7 +168,7 @@ fn rdma(cgroup: &Cgroup, r: &LinuxResources) -> Result<()> {
                 line.push_str(&format!(" {key}={value}"));
             }
         }
-        file::write(dir, "rdma.max", &line)
+        file::set(dir, "rdma.max", &line, "rdma")
             .map_err(|e| e.with_remedy("rdma.max of the root lists the devices"))?;
     }
     Ok(())
@@ -185,11 +186,13 @@ fn network(cgroup: &Cgroup, r: &LinuxResources) -> Result<()> {
         })
     };
     if let Some(class) = network.class_id().filter(|c| *c != 0) {
-        file::write(v1("net_cls", "network.classID")?, "net_cls.classid", &class.to_string())?;
+        let field = "network.classID";
+        file::set(v1("net_cls", field)?, "net_cls.classid", &class.to_string(), field)?;
     }
     for priority in network.priorities().iter().flatten() {
+        let field = "network.priorities";
         let line = format!("{} {}", priority.name(), priority.priority());
-        file::write(v1("net_prio", "network.priorities")?, "net_prio.ifpriomap", &line)
+        file::set(v1("net_prio", field)?, "net_prio.ifpriomap", &line, field)
             .map_err(|e| e.with_remedy("the interface must exist on the host"))?;
     }
     Ok(())
@@ -208,7 +211,7 @@ fn unified(cgroup: &Cgroup, r: &LinuxResources) -> Result<()> {
         }
         // KERNEL: one write is one command, so a value of several lines is several writes.
         for line in value.lines() {
-            file::write(&dir.dir, name, line).map_err(|e| match e.errno() {
+            file::set(&dir.dir, name, line, "unified").map_err(|e| match e.errno() {
                 libc::ENOENT | libc::EACCES => e.with_remedy(
                     "the kernel has no such setting, or its controller is not enabled for this cgroup",
                 ),
@@ -266,7 +269,12 @@ mod tests {
         let Some(cgroup) = testing::cgroup("quota") else { return };
         cgroup.create().unwrap();
         let e = cgroup.update(&resources(r#"{"cpu":{"quota":10}}"#)).unwrap_err().to_string();
-        assert!(e.contains("EINVAL") && e.contains("at least 1000"), "{e}");
+        assert!(
+            e.starts_with("limit linux.resources.cpu.quota: ")
+                && e.contains("EINVAL")
+                && e.contains("at least 1000"),
+            "{e}"
+        );
         cgroup.remove(Duration::ZERO).unwrap();
     }
 

@@ -79,28 +79,28 @@ pub fn limit_and_peak(limit: Option<u64>, peak: Option<u64>) -> String {
 fn apply_v1(dir: &Path, m: &LinuxMemory) -> Result<()> {
     check_usage(dir, "memory.usage_in_bytes", m)?;
     if let Some(soft) = given(m.reservation()) {
-        file::write(dir, "memory.soft_limit_in_bytes", &soft.to_string())?;
+        file::set(dir, "memory.soft_limit_in_bytes", &soft.to_string(), "memory.reservation")?;
     }
     if let Some(kernel) = given(m.kernel()) {
-        kernel_v1(dir, "memory.kmem.limit_in_bytes", kernel)?;
+        kernel_v1(dir, "memory.kmem.limit_in_bytes", kernel, "memory.kernel")?;
     }
     if let Some(tcp) = given(m.kernel_tcp()) {
-        kernel_v1(dir, "memory.kmem.tcp.limit_in_bytes", tcp)?;
+        kernel_v1(dir, "memory.kmem.tcp.limit_in_bytes", tcp, "memory.kernelTCP")?;
     }
     if m.disable_oom_killer() == Some(true) {
-        file::write(dir, "memory.oom_control", "1")?;
+        file::set(dir, "memory.oom_control", "1", "memory.disableOOMKiller")?;
     }
     // COMPAT: -1 (all ones here) is "leave it", as Docker sends it.
     if let Some(swappiness) = m.swappiness().filter(|s| *s as i64 != -1) {
-        file::write(dir, "memory.swappiness", &swappiness.to_string())?;
+        file::set(dir, "memory.swappiness", &swappiness.to_string(), "memory.swappiness")?;
     }
     limit_and_swap_v1(dir, m)
 }
 
 /// KERNEL: memory.kmem.limit_in_bytes is obsolete since 5.16 (EOPNOTSUPP) and going: runc ignores the setting
 /// altogether, so a kernel without it is no failure.
-fn kernel_v1(dir: &Path, name: &str, value: i64) -> Result<()> {
-    match file::write(dir, name, &value.to_string()) {
+fn kernel_v1(dir: &Path, name: &str, value: i64, field: &'static str) -> Result<()> {
+    match file::set(dir, name, &value.to_string(), field) {
         Err(e) if matches!(e.errno(), libc::EOPNOTSUPP | libc::ENOENT) => Ok(()),
         done => done,
     }
@@ -128,12 +128,12 @@ fn limit_and_swap_v1(dir: &Path, m: &LinuxMemory) -> Result<()> {
 }
 
 fn write_limit_v1(dir: &Path, name: &str, value: i64) -> Result<()> {
-    file::write(dir, name, &value.to_string()).map_err(|e| match e.errno() {
+    let (field, peak) = match name {
+        V1_LIMIT => ("memory.limit", V1_PEAK),
+        _ => ("memory.swap", "memory.memsw.max_usage_in_bytes"),
+    };
+    file::set(dir, name, &value.to_string(), field).map_err(|e| match e.errno() {
         libc::EBUSY => {
-            let (field, peak) = match name {
-                V1_LIMIT => ("memory.limit", V1_PEAK),
-                _ => ("memory.swap", "memory.memsw.max_usage_in_bytes"),
-            };
             let peak = file::number(dir, peak).ok().flatten();
             Error::TooSmall { field, value, numbers: limit_and_peak(u64::try_from(value).ok(), peak) }
         }
@@ -148,7 +148,7 @@ fn write_limit_v1(dir: &Path, name: &str, value: i64) -> Result<()> {
 fn apply_v2(dir: &Path, m: &LinuxMemory) -> Result<()> {
     check_usage(dir, "memory.current", m)?;
     if let Some(low) = given(m.reservation()) {
-        file::write(dir, "memory.low", &number_or_max(low))?;
+        file::set(dir, "memory.low", &number_or_max(low), "memory.reservation")?;
     }
     let old = || file::number(dir, "memory.max").map(|n| n.map_or(-1, |n| i64::try_from(n).unwrap_or(-1)));
     let limit = match (given(m.limit()), given(m.swap())) {
@@ -158,7 +158,7 @@ fn apply_v2(dir: &Path, m: &LinuxMemory) -> Result<()> {
     };
     if let Some(swap) = swap_v2(limit, given(m.swap()))? {
         let text = number_or_max(swap);
-        let written = file::write_if_there(dir, "memory.swap.max", &text)?;
+        let written = file::write_if_there(dir, "memory.swap.max", &text).map_err(|e| e.of("memory.swap"))?;
         // A host without swap accounting has none to allow or forbid; only a real number needs it.
         if !written && swap > 0 {
             let reason = "the host does not count swap; leave memory.swap out";
@@ -166,7 +166,7 @@ fn apply_v2(dir: &Path, m: &LinuxMemory) -> Result<()> {
         }
     }
     match given(m.limit()) {
-        Some(limit) => file::write(dir, "memory.max", &number_or_max(limit)),
+        Some(limit) => file::set(dir, "memory.max", &number_or_max(limit), "memory.limit"),
         None => Ok(()),
     }
 }

@@ -39,7 +39,7 @@ struct Counters {
 impl Cgroup {
     /// Starts watching; what happened before does not count.
     pub fn oom_watch(&self) -> Result<OomWatch> {
-        let source = match self.controller("memory", "memory events")? {
+        let source = match self.controller("memory", "memory")? {
             Place::V1(dir) => {
                 let event =
                     File::from(bpf::eventfd().map_err(|e| Error::file("eventfd for", dir, &e.into()))?);
