@@ -7,7 +7,7 @@
 use crate::needs_containers;
 use crate::support::bundle::Bundle;
 use crate::support::leak;
-use crate::support::shim::Host;
+use crate::support::shim::{Host, Stdio3};
 use crate::support::subject;
 use containerd_shim_protos::api;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
@@ -84,13 +84,14 @@ fn outside(host: &Host) -> PathBuf {
     outside
 }
 
-/// Everything below `folder`: name, mode, owner, device number, size.
+/// Everything below `folder`: name, mode, owner, device number, content.
 fn picture(folder: &Path) -> Vec<String> {
     let mut all = Vec::new();
     for entry in fs::read_dir(folder).expect("list the outside").flatten() {
         let data = fs::symlink_metadata(entry.path()).expect("stat");
         let (path, mode, rdev) = (entry.path(), data.mode(), data.rdev());
-        all.push(format!("{} {mode:o} {}:{} {rdev} {}", path.display(), data.uid(), data.gid(), data.len()));
+        let content = data.is_file().then(|| fs::read_to_string(&path).expect("read"));
+        all.push(format!("{} {mode:o} {}:{} {rdev} {content:?}", path.display(), data.uid(), data.gid()));
         if data.is_dir() {
             all.extend(picture(&path));
         }
@@ -99,8 +100,14 @@ fn picture(folder: &Path) -> Vec<String> {
     all
 }
 
+/// Both with the image's own /dev and with one that is mounted.
+fn has_terminal(round: u64) -> bool {
+    round % 4 >= 2
+}
+
 fn bundle(host: &Host, round: u64, root: &Path, mounts_seen: &Path) -> Bundle {
     let mut bundle = host.bundle(&format!("r{round}"), "true");
+    bundle.set("/process/terminal", json!(has_terminal(round)));
     bundle.mounts = vec![api::Mount {
         type_: "bind".into(),
         source: root.display().to_string(),
@@ -142,9 +149,13 @@ fn swapped_links_never_lead_a_create_outside_the_root() {
     let until = Instant::now() + Duration::from_secs(seconds);
     let (mut made, mut refused) = (0, 0);
     while Instant::now() < until || made + refused < 10 {
-        let shim = host.start(bundle(&host, made + refused, &root, &seen));
-        match shim.create() {
-            Ok(_) => made += 1,
+        let round = made + refused;
+        let shim = host.start(bundle(&host, round, &root, &seen));
+        match shim.create_with(&Stdio3 { terminal: has_terminal(round), ..Default::default() }) {
+            Ok(pid) => {
+                made += 1;
+                assert_is_protected(pid, has_terminal(round));
+            }
             Err(_) => refused += 1,
         }
         assert_eq!(
@@ -166,6 +177,28 @@ fn swapped_links_never_lead_a_create_outside_the_root() {
     println!(
         "race: {seconds} s, {swaps} swaps, {made} containers created, {refused} refused, nothing outside"
     );
+}
+
+/// What comes after that hook, seen in a container that has been made: the sysctl is its own, what /proc has to mask and to
+/// keep from being written is masked and read-only, and the console is its terminal. The names are swapped still: a mount
+/// point may be found at its link's.
+#[track_caller]
+fn assert_is_protected(pid: u32, terminal: bool) {
+    let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("read mountinfo");
+    let has = |place: &str, what: &str| {
+        mounts.lines().any(|line| {
+            line.split(' ').nth(4).is_some_and(|point| point.ends_with(place)) && line.contains(what)
+        })
+    };
+    let masked = ["proc/kcore", "proc/keys", "proc/timer_list"];
+    for place in masked.iter().filter(|place| Path::new("/").join(place).exists()) {
+        assert!(has(place, " /null "), "{place} is not masked: {mounts}");
+    }
+    assert!(has("proc/sys", " ro,"), "not read-only: {mounts}");
+    assert!(!terminal || has("console", " - devpts "), "no console: {mounts}");
+    let enter = ["-t", &pid.to_string(), "-n", "cat", "/proc/sys/net/ipv4/ip_forward"];
+    let output = Command::new("nsenter").args(enter).output().expect("start nsenter");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "1\n", "its sysctl");
 }
 
 /// Is the mount point of this line of mountinfo below `folder`?

@@ -373,8 +373,20 @@ fn empty_tmpfs() -> Result<OwnedFd> {
 }
 
 /// The place in the container, or nothing if it is not there. Any other failure to protect it is fatal.
+///
+/// No link is followed in place of /proc or /sys: one that somebody puts there meanwhile leads nowhere in the container,
+/// and then nothing would be protected.
 fn existing(root: BorrowedFd<'_>, target: &Target) -> Result<Option<OwnedFd>> {
-    match fs::openat2(root, &target.path, libc::O_PATH, 0, IN_ROOT) {
+    let open = || match target.parts.first().filter(|first| [c"proc", c"sys"].contains(&first.as_c_str())) {
+        None => fs::openat2(root, &target.path, libc::O_PATH, 0, IN_ROOT),
+        Some(first) => {
+            let top = fs::openat2(root, first, libc::O_PATH, 0, IN_ROOT | libc::RESOLVE_NO_SYMLINKS)?;
+            let rest = target.path.to_bytes_with_nul().get(first.count_bytes() + 1..).unwrap_or_default();
+            let rest = CStr::from_bytes_with_nul(rest).unwrap_or(c".");
+            fs::openat2(top.as_fd(), rest, libc::O_PATH, 0, IN_ROOT)
+        }
+    };
+    match open() {
         Err(e) if e.is(libc::ENOENT) || e.is(libc::ENOTDIR) => Ok(None),
         r => r.map(Some),
     }
