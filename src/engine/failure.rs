@@ -44,8 +44,8 @@ fn remedy(step: &Step, errno: i32) -> String {
         (Step::Rlimit { .. }, libc::EPERM) => "raising a hard limit needs CAP_SYS_RESOURCE",
         (Step::OomScoreAdj { .. }, libc::EACCES) => "lowering it needs CAP_SYS_RESOURCE",
         (Step::Sysctl { .. }, libc::ENOENT) => "this kernel has no such sysctl in the container's namespaces",
-        (Step::ExecLabel { .. }, libc::ENOENT) => "the kernel does not know this profile; load it first",
-        (Step::ExecLabel { .. }, libc::EINVAL) => "the policy does not know this label",
+        (Step::Label { .. }, libc::ENOENT) => "the kernel does not know this profile; load it first",
+        (Step::Label { .. }, libc::EINVAL) => "the policy does not know this label",
         (Step::MemoryPolicy { .. }, libc::EINVAL) => {
             "each node must be online and in the container's cpuset, and the kernel must know the mode"
         }

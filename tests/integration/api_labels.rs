@@ -4,9 +4,11 @@ use crate::support::run::exec_output;
 use crate::support::shim::{Host, Shim};
 use crate::support::subject::{ours, unique};
 use crate::{needs, needs_containers};
+use myshim::sys::tree::fgetxattr;
 use serde_json::json;
 use std::fs;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -158,6 +160,52 @@ fn selinux_labels_hold_for_init_execs_and_mounts() {
         let own = exec_output(&shim, script, |process| process["selinuxLabel"] = json!(other));
         assert!(own.starts_with(&format!("{other}\n")), "{own}");
     }
+}
+
+/// "mountLabel: will set the Selinux context for the mounts in the container." (config-linux.md, "Mount Label") So it does
+/// for what masks a directory, and for message queues, which take a label in another way. The session keyring has the
+/// process's, whoever joins it.
+#[test]
+fn selinux_labels_hold_for_masks_message_queues_and_the_keyring() {
+    needs_containers!();
+    needs!(selinux(), "SELinux does not enforce here");
+    let (label, other) = ("u:r:container:s0:c1,c2", "u:r:container:s0:c1");
+    let host = Host::new();
+    let id = unique("labels");
+    let mut bundle = host.bundle(&id, "sleep 1000");
+    bundle.set("/process/selinuxLabel", json!(label));
+    bundle.set("/linux/mountLabel", json!(label));
+    bundle.set("/linux/maskedPaths", json!(["/home", "/root"]));
+    bundle.push("/mounts", json!({"destination": "/queues", "type": "mqueue", "source": "mqueue"}));
+    let shim = host.start(bundle);
+    let init = shim.run();
+    let masks = exec_output(&shim, "grep -E ' /(home|root) ' /proc/self/mountinfo", |process| {
+        process["selinuxLabel"] = json!(other);
+    });
+    assert_eq!(masks.matches(&format!("context=\"{label}\"")).count(), 2, "{masks}");
+    let queues = fs::File::open(format!("/proc/{init}/root/queues")).expect("init lives");
+    let mut seen = [0; 256];
+    let seen = fgetxattr(queues.as_fd(), c"security.selinux", &mut seen).expect("a label");
+    assert_eq!(seen.strip_suffix(b"\0").unwrap_or(seen), label.as_bytes());
+    needs!(Path::new("/proc/keys").exists(), "this kernel has no keyrings");
+    let keys = fs::read_to_string("/proc/keys").expect("keyrings");
+    let ring: Vec<_> = keys.lines().filter(|line| line.contains(&format!("_ses.{id}:"))).collect();
+    assert_eq!(ring.len(), 1, "{keys}");
+    let serial = u32::from_str_radix(&ring[0][..8], 16).expect("a serial number");
+    assert_eq!(label_of_key(serial), label);
+}
+
+/// keyctl(2) `KEYCTL_GET_SECURITY`.
+#[allow(unsafe_code, reason = "no crate of the tests has keyctl(2)")]
+fn label_of_key(serial: u32) -> String {
+    const KEYCTL_GET_SECURITY: i32 = 17;
+    let mut text = [0_u8; 256];
+    // SAFETY: text is writable for the length that is given.
+    let length = unsafe {
+        libc::syscall(libc::SYS_keyctl, KEYCTL_GET_SECURITY, serial, text.as_mut_ptr(), text.len())
+    };
+    assert!(length > 0, "{}", std::io::Error::last_os_error());
+    String::from_utf8_lossy(&text[..length as usize]).trim_end_matches('\0').to_owned()
 }
 
 /// A label that the policy does not allow, or does not know, does not start.

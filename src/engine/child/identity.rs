@@ -30,7 +30,7 @@ pub fn run(step: &Step, room: &mut Room) -> Outcome {
             fs::umask(*mask);
             Ok(())
         }
-        Step::ExecLabel { file, label, proc } => write_proc(proc, file, label),
+        Step::Label { file, label, proc } => write_proc(proc, file, label),
         Step::NoNewPrivs => cred::set_no_new_privs(),
         Step::Bounding(keep) => bounding(*keep),
         Step::User { uid, gid, groups } => user(*uid, *gid, groups),

@@ -144,7 +144,7 @@ fn run(step: &Step, room: &mut Room) -> Outcome {
         Step::Console { bind, uid, size } => terminal::open(room, *bind, *uid, *size),
         Step::Sysctl { path, value, proc } => identity::write_proc(proc, path, value),
         Step::ReadonlyPath(target) => mounts::readonly_path(room, target),
-        Step::MaskPath(target) => mounts::mask_path(room, target),
+        Step::MaskPath { target, label } => mounts::mask_path(room, target, label.as_deref()),
         Step::ReadonlyRoot => mounts::readonly_root(room),
         Step::Pivot => mounts::pivot(room),
         Step::MoveRoot => mounts::move_root(room),

@@ -12,7 +12,7 @@ use crate::engine::plan::{self, Device, Links, Mount, Source, Target};
 use crate::sys::mount::{
     self as kernel, AT_EMPTY_PATH, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW, MountAttr, OPEN_TREE_CLONE,
 };
-use crate::sys::{Error, Result, fs};
+use crate::sys::{Error, Result, fs, tree};
 
 const IN_ROOT: u64 = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
 /// memory of the shared mask: no bytes, no names.
@@ -77,6 +77,10 @@ pub fn mount(room: &mut Room, mount: &Mount) -> Outcome {
     let (to, is_new) = place(room.root()?, &mount.target, is_dir, mount.links)?;
     if !is_new {
         take_over(room, mount, to.as_fd(), from.as_fd())?;
+    }
+    if let Some(label) = &mount.label {
+        let root = fs::openat(from.as_fd(), c".", libc::O_RDONLY | libc::O_DIRECTORY, 0)?;
+        tree::fsetxattr(root.as_fd(), c"security.selinux", label.to_bytes())?;
     }
     set_attributes(from.as_fd(), mount)?;
     kernel::move_mount(from.as_fd(), to.as_fd()).map_err(|e| match is_directory(to.as_fd()) {
@@ -344,7 +348,7 @@ pub fn readonly_path(room: &mut Room, target: &Target) -> Outcome {
 }
 
 /// Hides a file under /dev/null and a directory under an empty tmpfs, one for all: superblocks are slow to reap.
-pub fn mask_path(room: &mut Room, target: &Target) -> Outcome {
+pub fn mask_path(room: &mut Room, target: &Target, label: Option<&CStr>) -> Outcome {
     let Some(at) = existing(room.root()?, target)? else { return Ok(()) };
     if fs::fstat(at.as_fd())?.st_mode & libc::S_IFMT != libc::S_IFDIR {
         let Some(null) = &room.null else { return Err(Error::new("/dev/null", libc::ENOENT)) };
@@ -355,17 +359,20 @@ pub fn mask_path(room: &mut Room, target: &Target) -> Outcome {
         let again = copy_of(mask.as_fd(), 0)?;
         return kernel::move_mount(again.as_fd(), at.as_fd());
     }
-    let mask = empty_tmpfs()?;
+    let mask = empty_tmpfs(label)?;
     kernel::move_mount(mask.as_fd(), at.as_fd())?;
     room.mask = Some(mask);
     Ok(())
 }
 
-fn empty_tmpfs() -> Result<OwnedFd> {
+fn empty_tmpfs(label: Option<&CStr>) -> Result<OwnedFd> {
     let ctx = kernel::fsopen(c"tmpfs")?;
     let ctx = ctx.as_fd();
     for (key, value) in MASK_OPTIONS {
         kernel::fsconfig_string(ctx, key, value)?;
+    }
+    if let Some(label) = label {
+        kernel::fsconfig_string(ctx, c"context", label)?;
     }
     kernel::fsconfig_flag(ctx, c"ro")?;
     kernel::fsconfig_create(ctx)?;

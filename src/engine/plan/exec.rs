@@ -57,7 +57,7 @@ pub fn build(process: &Process, inputs: &Inputs) -> Result<Plan, Error> {
         plan.steps.push(Step::JoinProcess { kinds, pidfd: inputs.init.clone() });
     }
     if let Some(name) = &inputs.keyring {
-        plan.steps.push(Step::Keyring(c_string(name)?));
+        plan.steps.extend(identity::keyring(name, Some(process), &inputs.given)?);
     }
     if terminal {
         plan.steps.push(identity::console(process, false));

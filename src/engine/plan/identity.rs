@@ -279,6 +279,18 @@ fn memory_policy(policy: &LinuxMemoryPolicy) -> Step {
     Step::MemoryPolicy { mode, nodes: nodes.map(|list| Box::new(NodeSet(list::bits(list)))) }
 }
 
+/// The session keyring that is joined, or made, next: one that is made has the process's label, as under runc.
+///
+/// KERNEL: execve(2) forgets the label of keys, so nothing has to be taken back.
+pub fn keyring(name: &str, process: Option<&Process>, given: &Given) -> Result<Vec<Step>, Error> {
+    let label =
+        process.and_then(|p| p.selinux_label().as_ref()).filter(|l| !l.is_empty() && given.modules.selinux);
+    let file = c"self/attr/keycreate".to_owned();
+    let label =
+        label.map(|label| Ok(Step::Label { file, label: c_string(label)?, proc: given.proc.clone() }));
+    label.into_iter().chain([Ok(Step::Keyring(c_string(name)?))]).collect()
+}
+
 /// AppArmor and SELinux profiles take effect at execve; each has its own file (proc_pid_attr(5)).
 fn labels(plan: &mut Plan, process: &Process, given: &Given) -> Result<(), Error> {
     let proc = || given.proc.clone();
@@ -289,14 +301,14 @@ fn labels(plan: &mut Plan, process: &Process, given: &Given) -> Result<(), Error
             return Err(Error::Spec(format!("process.apparmorProfile {profile:?}: {remedy}")));
         }
         let file = c"self/attr/apparmor/exec".to_owned();
-        plan.steps.push(Step::ExecLabel { file, label: c_string(format!("exec {profile}"))?, proc: proc() });
+        plan.steps.push(Step::Label { file, label: c_string(format!("exec {profile}"))?, proc: proc() });
     }
     if let Some(label) = process.selinux_label().as_ref().filter(|l| !l.is_empty()) {
         if !given.modules.selinux {
             return Err(no_selinux("process.selinuxLabel", label));
         }
         let file = c"self/attr/exec".to_owned();
-        plan.steps.push(Step::ExecLabel { file, label: c_string(label)?, proc: proc() });
+        plan.steps.push(Step::Label { file, label: c_string(label)?, proc: proc() });
     }
     Ok(())
 }

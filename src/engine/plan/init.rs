@@ -79,7 +79,8 @@ fn early(plan: &mut Plan, process: &Process, inputs: &Inputs) -> Result<(), Erro
 
 fn session(plan: &mut Plan, spec: &Spec, spaces: &Spaces<'_>, inputs: &Inputs) -> Result<(), Error> {
     if !inputs.no_new_keyring {
-        plan.steps.push(Step::Keyring(c_string(format!("_ses.{}", inputs.id))?));
+        let name = format!("_ses.{}", inputs.id);
+        plan.steps.extend(identity::keyring(&name, spec.process().as_ref(), &inputs.given)?);
     }
     if spaces.creates(Kind::Network) {
         plan.steps.push(Step::Loopback);
@@ -132,7 +133,7 @@ fn filesystems(
     }
     sysctls(plan, linux, inputs)?;
     plan.steps.extend(late);
-    protect(plan, spec, linux)?;
+    protect(plan, spec, linux, inputs.host.label.as_deref())?;
     plan.steps.push(if inputs.no_pivot_root { Step::MoveRoot } else { Step::Pivot });
     // COMPAT: private and slave are done already; once more, `rslave` would undo the `rshared` of a volume.
     let done = libc::MS_PRIVATE | libc::MS_SLAVE;
@@ -141,12 +142,13 @@ fn filesystems(
 }
 
 /// ORDER: sysctls before read-only paths, which may cover /proc/sys; masks last, so that nothing is mounted on them.
-fn protect(plan: &mut Plan, spec: &Spec, linux: &Linux) -> Result<(), Error> {
+fn protect(plan: &mut Plan, spec: &Spec, linux: &Linux, label: Option<&str>) -> Result<(), Error> {
     for path in linux.readonly_paths().iter().flatten() {
         plan.steps.push(Step::ReadonlyPath(Target::new(Path::new(path))?));
     }
     for path in linux.masked_paths().iter().flatten() {
-        plan.steps.push(Step::MaskPath(Target::new(Path::new(path))?));
+        let label = label.map(c_string).transpose()?;
+        plan.steps.push(Step::MaskPath { target: Target::new(Path::new(path))?, label });
     }
     if spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
         plan.steps.push(Step::ReadonlyRoot);

@@ -138,7 +138,11 @@ pub enum Step {
         proc: Fd,
     },
     ReadonlyPath(Target),
-    MaskPath(Target),
+    /// `label`: of the tmpfs that masks directories, for SELinux.
+    MaskPath {
+        target: Target,
+        label: Option<CString>,
+    },
     ReadonlyRoot,
     Pivot,
     /// What `no_pivot_root` does instead: move the root over `/` and chroot.
@@ -169,8 +173,8 @@ pub enum Step {
     },
     Personality(u64),
     Umask(u32),
-    /// A security label for execve, into `/proc/thread-self/attr/…`.
-    ExecLabel {
+    /// A security label for what is executed or made next, into `/proc/self/attr/…`.
+    Label {
         file: CString,
         label: CString,
         proc: Fd,
@@ -220,6 +224,8 @@ pub struct Mount {
     /// The target's final symbolic link is not followed; for procfs and sysfs no link is.
     pub links: Links,
     pub take_over: TakeOver,
+    /// SELinux label of its root, for a filesystem that takes it in no other way.
+    pub label: Option<CString>,
 }
 
 /// What a new tmpfs takes over from the directory that it covers.

@@ -36,6 +36,14 @@ pub struct Host {
     pub label: Option<String>,
 }
 
+impl Host {
+    /// The mount option that labels a new filesystem.
+    fn context(&self) -> Result<Option<(CString, Option<CString>)>, Error> {
+        let label = self.label.as_ref().map(c_string).transpose()?;
+        Ok(label.map(|label| (c"context".to_owned(), Some(label))))
+    }
+}
+
 /// A bind mount: of that type, or with `bind` or `rbind`.
 pub fn is_bind(m: &spec::Mount, options: &MountOptions) -> bool {
     options.bind || m.typ().as_deref() == Some("bind")
@@ -107,6 +115,7 @@ impl One<'_> {
             propagation: self.options.propagation.clone(),
             links,
             take_over: TakeOver::default(),
+            label: None,
         })
     }
 
@@ -160,6 +169,10 @@ impl One<'_> {
         if matches!(kind, "proc" | "sysfs") {
             mount.links = Links::None;
         }
+        // COMPAT: as runc does; it refuses the mount option.
+        if kind == "mqueue" {
+            mount.label = self.host.label.as_ref().map(c_string).transpose()?;
+        }
         Ok(Step::Mount(Box::new(mount)))
     }
 
@@ -177,8 +190,8 @@ impl One<'_> {
             attr.set &= !libc::MOUNT_ATTR_RDONLY;
         }
         let mut options = self.superblock(|flag| flag != "rw" && !(defer_ro && flag == "ro"))?;
-        if let Some(label) = self.host.label.as_ref().filter(|_| takes_label(kind)) {
-            options.push((c"context".to_owned(), Some(c_string(label)?)));
+        if takes_label(kind) {
+            options.extend(self.host.context()?);
         }
         let source =
             self.m.source().as_ref().map(|s| s.as_os_str().as_encoded_bytes()).unwrap_or(kind.as_bytes());
@@ -216,7 +229,8 @@ impl One<'_> {
             });
             return Ok(());
         }
-        let options = vec![(c"mode".to_owned(), Some(c"755".to_owned()))];
+        let mut options = vec![(c"mode".to_owned(), Some(c"755".to_owned()))];
+        options.extend(self.host.context()?);
         let read_only = self.options.attributes.set & libc::MOUNT_ATTR_RDONLY;
         let mut tmpfs =
             self.step(Source::Filesystem { kind: c"tmpfs".into(), source: c"cgroup".into(), options })?;

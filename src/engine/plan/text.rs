@@ -81,7 +81,10 @@ impl Step {
                 write!(f, "sysctl /proc/{} = {}", path.to_string_lossy(), value.to_string_lossy())
             }
             Self::ReadonlyPath(target) => write!(f, "readonlyPaths {target}"),
-            Self::MaskPath(target) => write!(f, "maskedPaths {target}"),
+            Self::MaskPath { target, label } => {
+                write!(f, "maskedPaths {target}")?;
+                label.iter().try_for_each(|label| write!(f, " labelled {}", label.to_string_lossy()))
+            }
             Self::ReadonlyRoot => f.write_str("root.readonly"),
             Self::Pivot => f.write_str("pivot_root"),
             Self::MoveRoot => f.write_str("move the root over /"),
@@ -98,7 +101,7 @@ impl Step {
             Self::MemoryPolicy { mode, .. } => write!(f, "memoryPolicy {mode:#x}"),
             Self::Personality(persona) => write!(f, "personality {persona:#x}"),
             Self::Umask(mask) => write!(f, "umask {mask:03o}"),
-            Self::ExecLabel { file, label, .. } => {
+            Self::Label { file, label, .. } => {
                 write!(f, "label {} in /proc/{}", label.to_string_lossy(), file.to_string_lossy())
             }
             Self::NoNewPrivs => f.write_str("noNewPrivileges"),
@@ -136,6 +139,7 @@ impl fmt::Display for Mount {
         if self.take_over.content {
             f.write_str(" tmpcopyup")?;
         }
+        self.label.iter().try_for_each(|label| write!(f, " labelled {}", label.to_string_lossy()))?;
         self.propagation.iter().try_for_each(|flags| write!(f, " {}", propagation(*flags)))?;
         f.write_str(match self.links {
             Links::InRoot => "",
