@@ -1,5 +1,5 @@
 //! Watches processes by pidfd and carries their ends through: last words out, counters read, status recorded, exit
-//! told. Nothing polls: a pidfd becomes readable when its process ends.
+//! told. Nobody polls for an end: a pidfd becomes readable when its process ends.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -20,6 +20,9 @@ use crate::sys::fault::fault;
 const DRAIN: Duration = Duration::from_secs(2);
 /// Init's exit waits this long for the starts, and then for the exits, of its exec'd processes.
 const OTHERS: Duration = Duration::from_secs(5);
+/// The first pause before an out-of-memory kill that was not counted yet is looked for again; each one after is twice as
+/// long, to a bit over a second.
+const OOM_AGAIN: Duration = Duration::from_millis(10);
 
 /// Follows `process` to its end.
 pub fn watch(task: Arc<Task>, process: Arc<Process>, journal: Journal) {
@@ -129,6 +132,8 @@ pub fn watch_oom(task: &Arc<Task>, journal: &Journal) {
             );
             return;
         };
+        // KERNEL: v1 signals before the kill is counted, and who dies may be nobody whose end is heard of here.
+        let mut again: Option<Duration> = None;
         loop {
             tokio::select! {
                 _ = task.init.ended() => return,
@@ -136,6 +141,11 @@ pub fn watch_oom(task: &Arc<Task>, journal: &Journal) {
                     let Ok(mut ready) = ready else { return };
                     task.tell_oom(&journal).await;
                     ready.clear_ready();
+                    again = Some(OOM_AGAIN).filter(|_| interest.is_readable());
+                }
+                () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {
+                    task.tell_oom(&journal).await;
+                    again = again.map(|pause| pause * 2).filter(|pause| *pause < 200 * OOM_AGAIN);
                 }
             }
         }

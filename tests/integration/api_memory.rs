@@ -1,10 +1,14 @@
-//! Memory limits at the small end: what is small enough to run runs; what is not says so, with limit and peak.
+//! Memory limits: what is small enough to run runs, and what is not says so, with limit and peak; whose limit an OOM
+//! tells of.
 
 use crate::needs;
 use crate::needs_containers;
 use crate::support::bundle::Bundle;
+use crate::support::differences::runc_differs;
 use crate::support::shim::Host;
-use crate::support::subject::{cgroup_v2, ours};
+use crate::support::subject::{cgroup_v2, ours, run_name, unique};
+use crate::support::{SOON, eventually, leak};
+use containerd_shim_protos::api::Status;
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -92,4 +96,98 @@ fn update_below_what_is_used_is_told_with_limit_and_peak_on_v1() {
     let failure = shim.update(&json!({"memory": {"limit": 4096}})).expect_err("it uses more");
     assert!(failure.message.contains("memory.limit = 4096: the container uses more"), "{failure:?}");
     assert_told(&failure.message, 4096);
+}
+
+/// A child that grows until it is killed; init goes on only if that was its end.
+const KILLED: &str = "sh -c 'x=y; while :; do x=$x$x; done'; [ $? = 137 ] || exit 1";
+
+/// Not its end, and nothing that the end of init could tell again.
+#[test]
+fn child_out_of_memory_is_told_and_init_ends_later_by_itself() {
+    needs_containers!();
+    let host = Host::new();
+    let mut bundle = host.bundle("a", &format!("trap 'exit 143' TERM; {KILLED}; sleep 1000 & wait"));
+    bundle.set("/linux/resources/memory", json!({"limit": 16_777_216, "swap": 16_777_216}));
+    let shim = host.start(bundle);
+    shim.run();
+    host.events.wait_for("oom");
+    assert_eq!(shim.status(""), Status::RUNNING);
+    shim.kill("", libc::SIGTERM).expect("Kill");
+    assert_eq!(shim.wait("").expect("Wait"), 143);
+    shim.delete("").expect("Delete");
+    host.events.wait_for("delete");
+    if !runc_differs("OOM without one") {
+        assert_eq!(host.events.names(), ["create", "start", "oom", "exit", "delete"]);
+    }
+}
+
+#[test]
+fn storm_of_kills_is_told_before_the_exit() {
+    needs_containers!();
+    let host = Host::new();
+    let mut bundle = host.bundle("a", &format!("for i in 1 2 3 4 5; do {KILLED}; done; exit 5"));
+    bundle.set("/linux/resources/memory", json!({"limit": 16_777_216, "swap": 16_777_216}));
+    let shim = host.start(bundle);
+    shim.run();
+    assert_eq!(shim.wait("").expect("Wait"), 5, "each was killed");
+    shim.delete("").expect("Delete");
+    host.events.wait_for("delete");
+    if runc_differs("order of OOM and exit") {
+        return;
+    }
+    let names = host.events.names();
+    let [create, start, ooms @ .., exit, delete] = &names[..] else { panic!("{names:?}") };
+    assert_eq!([create, start, exit, delete], ["create", "start", "exit", "delete"], "{names:?}");
+    // Kills that come one right after the other may be told as one.
+    assert!((1..=5).contains(&ooms.len()) && ooms.iter().all(|name| name == "oom"), "{names:?}");
+}
+
+/// A cgroup that holds a container's, gone with this.
+struct Parent(String);
+
+impl Parent {
+    /// Writes to a file of the memory controller, if this kernel has it.
+    fn limit(&self, file: &str, value: &str) {
+        for path in leak::cgroups(&self.0).iter().map(|folder| folder.join(file)).filter(|path| path.exists())
+        {
+            fs::write(&path, value).expect(file);
+        }
+    }
+}
+
+impl Drop for Parent {
+    fn drop(&mut self) {
+        let gone =
+            || leak::cgroups(&self.0).iter().all(|folder| fs::remove_dir(folder).is_ok()).then_some(());
+        match std::thread::panicking() {
+            true => drop(gone()),
+            false => eventually("the parent is empty", SOON, gone),
+        }
+    }
+}
+
+/// The kernel kills in the container and says so in its cgroup too, but for want of what its parent may have.
+#[test]
+fn kill_at_the_parents_limit_is_no_oom_of_the_container() {
+    needs_containers!();
+    needs!(ours(), "runc tells of a parent's limit as well");
+    let parent = Parent(format!("/{}/{}", run_name(), unique("parent")));
+    let host = Host::new();
+    let mut bundle = host.bundle("a", &format!("{KILLED}; exit 5"));
+    bundle.set("/linux/cgroupsPath", json!(format!("{}/a", parent.0)));
+    bundle.set("/linux/resources/memory", json!({"limit": 1_073_741_824}));
+    let shim = host.start(bundle);
+    shim.create().expect("Create");
+    let (memory, swap, none) = match cgroup_v2() {
+        true => ("memory.max", "memory.swap.max", "0"),
+        false => ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "33554432"),
+    };
+    parent.limit(memory, "33554432");
+    parent.limit(swap, none);
+    shim.start("").expect("Start");
+    assert_eq!(shim.wait("").expect("Wait"), 5, "its child was killed");
+    shim.delete("").expect("Delete");
+    host.events.wait_for("delete");
+    assert_eq!(host.events.names(), ["create", "start", "exit", "delete"]);
+    shim.assert_nothing_left();
 }

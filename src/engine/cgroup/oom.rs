@@ -68,8 +68,8 @@ impl OomWatch {
     /// Whether a process was killed since last asked because the container hit its own limit. Also rearms the
     /// descriptor.
     ///
-    /// KERNEL: v1 signals before it kills, so the kill may not be counted yet: ask again when a process of the
-    /// container has ended, before that is reported.
+    /// KERNEL: v1 signals before it kills, so the kill may not be counted yet: ask again a little later, and when a
+    /// process of the container has ended, before that is reported.
     pub fn take(&mut self) -> bool {
         self.woken |= self.source.rearm();
         if !self.woken {
