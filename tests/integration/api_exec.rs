@@ -1,13 +1,19 @@
 //! Execs, created tasks, signals and statistics over the task API: what clients' own tests assert and is easy to miss.
 
+use crate::needs;
 use crate::needs_containers;
-use crate::support::shim::{Host, Stdio3};
-use crate::support::subject::cgroup_v2;
+use crate::support::shim::{Host, Shim, Stdio3};
+use crate::support::subject::{cgroup_v2, ours};
+use crate::support::wire::Client;
 use crate::support::{self, SOON, leak};
-use containerd_shim_protos::api::Status;
+use containerd_shim_protos::api::{self, Status};
 use containerd_shim_protos::shim::oci::ProcessDetails;
 use protobuf::Message;
 use serde_json::json;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
+use ttrpc::proto::Code;
 
 #[test]
 fn created_task_answers_kill_and_its_exit_is_published() {
@@ -309,4 +315,68 @@ fn many_execs_at_once_all_end() {
         assert_eq!(shim.wait(&format!("x{number}")).expect("Wait"), number);
         shim.delete(&format!("x{number}")).expect("Delete");
     }
+}
+
+const CROWD: usize = 70;
+
+/// Whenever init dies, every client is answered; whom Start promised a process hears of its end once, before init's.
+#[test]
+fn execs_that_start_while_init_dies_are_all_answered_and_end_once_before_it() {
+    needs_containers!();
+    needs!(ours(), "runc's codes for an exec without an init vary");
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    for _ in 0..4 {
+        shim.run();
+        let (before, at) = (host.events.seen().len(), RandomState::new().hash_one(()) as usize % CROWD);
+        let mut started = crowd(&shim, at);
+        assert_eq!(shim.delete("").expect("Delete").exit_status, 137);
+        let names = || host.events.names().split_off(before);
+        support::eventually("the end is told", SOON, || names().contains(&"delete".into()).then_some(()));
+        let mut exits: Vec<_> = names().into_iter().filter(|name| name.starts_with("exit")).collect();
+        assert_eq!(exits.pop().as_deref(), Some("exit"), "init's is the last, killed after {at}");
+        exits.sort();
+        started.sort();
+        assert_eq!(exits, started, "killed after {at}");
+    }
+}
+
+/// Execs that start all at once, each for a client of its own; init is killed when `at` of them have their answer. The
+/// exit events that have to come.
+fn crowd(shim: &Shim<'_>, at: usize) -> Vec<String> {
+    let numbers: Vec<_> = (0..CROWD).collect();
+    numbers.iter().for_each(|number| shim.exec(&format!("x{number}"), "exec sleep 1000").expect("Exec"));
+    let (sender, answered) = channel();
+    let (id, service) = (shim.id(), shim.service());
+    thread::scope(|scope| {
+        let clients = numbers.iter().map(|number| {
+            let (client, sender, id) = (shim.client(), sender.clone(), id.clone());
+            scope.spawn(move || start_and_wait(client, service, (id, format!("x{number}")), &sender))
+        });
+        let clients: Vec<_> = clients.collect();
+        answered.iter().take(at).for_each(drop);
+        shim.kill("", libc::SIGKILL).expect("Kill");
+        assert_eq!(shim.wait("").expect("Wait"), 137);
+        clients.into_iter().filter_map(|client| client.join().expect("a client")).collect()
+    })
+}
+
+/// The name of the exit event that has to come, if the exec started.
+fn start_and_wait(
+    mut client: Client,
+    service: &str,
+    (id, exec_id): (String, String),
+    answered: &Sender<()>,
+) -> Option<String> {
+    let request = api::StartRequest { id: id.clone(), exec_id: exec_id.clone(), ..Default::default() };
+    let start = client.call::<api::StartResponse>(service, "Start", &request);
+    answered.send(()).expect("a listener");
+    if let Err(failure) = start {
+        assert_eq!(failure.code, Code::FAILED_PRECONDITION, "{failure:?}");
+        return None;
+    }
+    let request = api::WaitRequest { id, exec_id: exec_id.clone(), ..Default::default() };
+    let wait = client.call::<api::WaitResponse>(service, "Wait", &request).expect("Wait");
+    assert_eq!(wait.exit_status, 137);
+    Some(format!("exit/{exec_id}"))
 }
