@@ -8,6 +8,8 @@ use crate::support::differences::runc_differs;
 use crate::support::relay::Relay;
 use crate::support::shim::{Host, Shim};
 use crate::support::{SOON, eventually, leak, subject};
+use containerd_shim_protos::api;
+use protobuf::Message;
 use serde_json::json;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -261,7 +263,7 @@ fn option_without_systemds_form_of_the_path_is_refused_in_words() {
     bundle.set("/linux/cgroupsPath", json!("/plain/path"));
     let mut options = containerd_shim_protos::shim::oci::Options::new();
     options.systemd_cgroup = true;
-    let value = protobuf::Message::write_to_bytes(&options).expect("encode");
+    let value = options.write_to_bytes().expect("encode");
     let shim = host.start_with(bundle, Some(crate::support::shim::any("containerd.runc.v1.Options", value)));
     let failure = shim.create().expect_err("a failure");
     assert!(failure.message.contains("slice:prefix:name"), "{}", failure.message);
@@ -311,6 +313,31 @@ fn bus_that_does_not_answer_ends_create_with_its_name() {
     for word in ["mst-mute.scope", &socket.display().to_string(), "within 1 s", "cgroupfs driver"] {
         assert!(failure.message.contains(word), "{word}: {}", failure.message);
     }
+    shim.assert_nothing_left();
+}
+
+/// The same under `delete`, which containerd does not wait for as long as a bus is waited for else: what it can do without
+/// systemd is done, and told.
+#[test]
+fn bus_that_does_not_answer_holds_up_no_delete_after_a_crash() {
+    needs_systemd!();
+    needs!(subject::ours(), "runc waits without end for a bus that does not authenticate");
+    let host = Host::new();
+    let socket = host.folder().join("bus");
+    let _mute = UnixListener::bind(&socket).expect("bind");
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    let init = shim.run();
+    shim.crash();
+    let begun = Instant::now();
+    let mut delete = host.command(&shim.bundle, "delete");
+    delete.env("DBUS_SYSTEM_BUS_ADDRESS", format!("unix:path={}", socket.display()));
+    let output = delete.output().expect("start the shim");
+    // A bus is waited for 30 s else.
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert!(output.status.success(), "{output:?}");
+    let answer = api::DeleteResponse::parse_from_bytes(&output.stdout).expect("a DeleteResponse on stdout");
+    assert_eq!((answer.pid, answer.exit_status), (init, 137));
+    assert!(!leak::alive(init as i32));
     shim.assert_nothing_left();
 }
 
