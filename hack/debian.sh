@@ -11,7 +11,7 @@ die() { echo "${0##*/}: $*" >&2; exit 1; }
 ensure_packages() {
     local missing=() package
     for package in "$@"; do
-        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
+        [[ $(dpkg-query -W -f '${Status}' "$package" 2>/dev/null) == *'install ok installed'* ]] || missing+=("$package")
     done
     [ ${#missing[@]} -eq 0 ] && return
     [ "$(id -u)" -eq 0 ] || die "needs the packages ${missing[*]}: apt-get install them, or run this as root"
@@ -62,7 +62,8 @@ debian_fetch() {
 
 # unresolved FILE: true if this machine's own loader lacks a library, or a symbol version, that FILE needs.
 unresolved() {
-    LC_ALL=C ldd "$1" 2>&1 | grep -q 'not found'
+    # Not into grep -q: it leaves at the first match, and ldd, still writing, would fail of SIGPIPE.
+    [[ $(LC_ALL=C ldd "$1" 2>&1) == *'not found'* ]]
 }
 
 # use_own_libc FILE LIBDIR: makes FILE run on the libc unpacked in LIBDIR (its final place) instead of the machine's.

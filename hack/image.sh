@@ -13,7 +13,7 @@ exec 8>"$out.lock"
 flock 8
 if ready; then echo "$out"; exit; fi
 
-if ! ldd "$(command -v busybox || echo none)" 2>&1 | grep -q 'not a dynamic'; then ensure_packages busybox-static; fi
+[[ $(ldd "$(command -v busybox || echo none)" 2>&1) == *'not a dynamic'* ]] || ensure_packages busybox-static
 busybox=$(command -v busybox)
 work=$(mktemp -d "${out%/*}/work.XXXXXX")
 trap 'rm -rf "$work"' EXIT

@@ -120,7 +120,7 @@ ctr events >"$folder/events" 2>/dev/null &
 listener=$!
 sleep 0.5
 ctr task kill -s SIGKILL box
-for _ in $(seq 100); do ctr task ls | grep -q '^box .*STOPPED' && break; sleep 0.05; done
+for _ in $(seq 100); do [[ $(ctr task ls) == *$'\n'box\ *STOPPED* ]] && break; sleep 0.05; done
 ctr task ls | show
 must "the task has stopped" grep -q '^box .*STOPPED' <<<"$(ctr task ls)"
 sleep 0.2

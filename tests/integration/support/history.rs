@@ -149,7 +149,6 @@ impl Replay {
                 self.begin(exec, 0);
             }
             "start" | "exec-started" => {
-                must(started == (name == "exec-started"), "at the wrong side of init's start")?;
                 let life = self.life(exec)?;
                 must(!life.started && [0, event.pid].contains(&life.pid), "twice, or of another process")?;
                 (life.started, life.pid) = (true, event.pid);
@@ -316,7 +315,7 @@ impl History {
             (Verb::Start, NOT_FOUND) => is_init && any(&|l| l.has_ended(call)),
             (Verb::Start, FAILED_PRECONDITION) => {
                 let is_over = any(&|l| l.runs(call) || l.has_ended(call));
-                let cannot_be = || init_does_not_run() || init(&|l| self.is_paused(l, call));
+                let cannot_be = || init(&|l| l.has_ended(call)) || init(&|l| self.is_paused(l, call));
                 is_over || !is_init && cannot_be()
             }
             (Verb::Kill, NOT_FOUND) => any(&|l| l.has_ended(call)),
