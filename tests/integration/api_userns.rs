@@ -206,7 +206,7 @@ fn root_filesystem_of_the_mapped_ids_can_be_written() {
 
 /// Who owns the cgroup and some of its files, and whether a container may make cgroups of its own below it.
 const MANAGES: &str = "cd /sys/fs/cgroup && stat -c %u . cgroup.procs cgroup.subtree_control cgroup.threads pids.max; \
-    mkdir sub 2>/dev/null && echo 0 >sub/cgroup.procs && cat /proc/self/cgroup; cd /";
+    mkdir sub 2>/dev/null && echo 0 >sub/cgroup.procs && grep ^0: /proc/self/cgroup; cd /";
 
 fn mounts_cgroups(bundle: &mut Bundle, access: &str) {
     let mount =
