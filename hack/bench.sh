@@ -16,9 +16,9 @@ out=$target/bench
 mkdir -p "$out"
 hack/get-containerd.sh "$CONTAINERD_UNDER_TEST" >/dev/null
 hack/image.sh >/dev/null
-bench=$(cargo bench --no-run --locked --profile client --bench shims 2>&1 |
-    tee "$target/bench.log" | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
-[ -n "$bench" ] || { cat "$target/bench.log" >&2; die "the benchmark was not built"; }
+cargo bench --no-run --locked --profile client --bench shims >"$target/bench.log" 2>&1 ||
+    { cat "$target/bench.log" >&2; die "the benchmark was not built"; }
+bench=$(sed -n 's/^ *Executable .*(\(.*\))$/\1/p' "$target/bench.log")
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/myshim-bench.XXXXXX")
 run=${work##*/}
