@@ -129,6 +129,11 @@ impl Container {
         Ok(())
     }
 
+    /// Are there poststart hooks?
+    pub fn has_poststart(&self) -> bool {
+        self.hooks_end.is_some()
+    }
+
     /// The poststart hooks. A program that is done before them is no failure, and does not end them.
     ///
     /// # Errors

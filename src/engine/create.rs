@@ -41,6 +41,8 @@ pub struct CreateRequest {
     pub setup_within: Duration,
     /// Ends this Create early.
     pub abort: Arc<Abort>,
+    /// The filter of the spec's seccomp profile, if it is compiled already, or about to be.
+    pub filter: Option<seccomp::Coming>,
 }
 
 /// What Create gives.
@@ -75,6 +77,7 @@ pub fn create(request: CreateRequest) -> Result<Created, Error> {
 }
 
 fn attempt(mut request: CreateRequest, state: &mut State) -> Result<Created, Error> {
+    let coming = request.filter.take();
     if let Some(process) = request.spec.process_mut() {
         rootless::restrict_oom_score(process);
     }
@@ -85,8 +88,11 @@ fn attempt(mut request: CreateRequest, state: &mut State) -> Result<Created, Err
     let rootfs = root_path(&request)?;
     let (cgroup, seat) = place(&request, linux, &resources, state)?;
     let oom = cgroup.oom_watch();
-    let filter = linux.seccomp().as_ref().map(|profile| seccomp::compile(profile).map(Arc::new));
-    let filter = filter.transpose().map_err(|e| Error::Spec(format!("linux.seccomp: {e}")))?;
+    let filter = linux.seccomp().as_ref().map(|profile| match coming {
+        Some(coming) => coming.get(profile),
+        None => seccomp::compile(profile),
+    });
+    let filter = filter.transpose().map_err(|e| Error::Spec(format!("linux.seccomp: {e}")))?.map(Arc::new);
     let given = given(&request, &rootfs, filter)?;
     let (mut inputs, for_exec) = inputs(&request, linux, &cgroup, rootfs, given)?;
     inputs.tasks.extend(state.resctrl.tasks()?.into_iter().map(Arc::new));

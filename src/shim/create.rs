@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use containerd_shim_protos::api::CreateTaskRequest;
 
+use super::ahead::Loaded;
 use super::error;
 use super::inflight::{Outcome, Reply};
 use super::options::{self, Options};
@@ -41,7 +42,8 @@ impl Tasks {
         }
         let bundle = PathBuf::from(&request.bundle);
         check_bundle(&bundle)?;
-        let (spec, warnings) = self.ahead.load(&bundle).await.map_err(error::invalid_argument)?;
+        let Loaded { spec, warnings, filter } =
+            self.ahead.load(&bundle).await.map_err(error::invalid_argument)?;
         oci::validate::check(&spec).map_err(error::invalid_argument)?;
         let tolerated = oci::validate::warnings(&spec);
         warnings.iter().chain(&tolerated).for_each(|warning| log::warn!("container {id}: {warning}"));
@@ -49,7 +51,7 @@ impl Tasks {
             resolve(request.options.as_ref(), spec.annotations().as_ref().unwrap_or(&Default::default()))?;
         let streams = self.streams(&request, &spec, &options);
         let (ends, io) = stdio::open(&streams).await.map_err(error::invalid_argument)?;
-        let create = engine_request(&request, bundle.clone(), spec, ends, &options, begun.abort.clone());
+        let create = engine_request(&request, spec, filter, ends, &options, begun.abort.clone());
         let created = match blocking(move || engine::create(create)).await? {
             Ok(created) => created,
             Err(e) => {
@@ -158,8 +160,8 @@ pub fn owner_of((uid, gid): (u32, u32), options: &Options) -> (u32, u32) {
 
 fn engine_request(
     request: &CreateTaskRequest,
-    bundle: PathBuf,
     mut spec: oci::spec::Spec,
+    filter: Option<engine::seccomp::Coming>,
     ends: stdio::ChildEnds,
     options: &Options,
     abort: Arc<engine::Abort>,
@@ -176,7 +178,7 @@ fn engine_request(
     };
     CreateRequest {
         id: request.id.clone(),
-        bundle,
+        bundle: PathBuf::from(&request.bundle),
         spec,
         rootfs: request.rootfs.iter().map(mount).collect(),
         stdio: [ends.stdin, ends.stdout, ends.stderr].map(|fd| fd.map(Arc::new)),
@@ -185,6 +187,7 @@ fn engine_request(
         systemd_cgroup: options.systemd_cgroup,
         setup_within: options.setup_timeout,
         abort,
+        filter,
     }
 }
 

@@ -219,6 +219,8 @@ struct Sender {
 
 impl Sender {
     async fn run(mut self) {
+        // Now there is time; whoever waits behind the first event has none. Should it fail, that event tries again.
+        self.link = connect(&self.path).await.ok();
         let mut pause = self.pace.first_pause;
         loop {
             let request = self.shared.front().await;

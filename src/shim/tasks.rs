@@ -124,8 +124,10 @@ impl Tasks {
     pub async fn start(self, task: Arc<Task>) -> Outcome {
         self.start_init(&task).await?;
         // ORDER: after the start is told, without its lock: a hook holds back neither init's exit nor who waits for it.
-        let container = task.container.clone();
-        blocking(move || container.poststart()).await?.map_err(refuse)?;
+        if task.container.has_poststart() {
+            let container = task.container.clone();
+            blocking(move || container.poststart()).await?.map_err(refuse)?;
+        }
         Ok(Reply::Pid(task.init.pid()))
     }
 

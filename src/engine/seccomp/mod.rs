@@ -13,6 +13,7 @@ mod rules;
 mod table;
 
 use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver};
 
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag as Flag};
 
@@ -58,6 +59,27 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Filter, Error> {
         listener: profile.listener_path().clone(),
         listener_metadata: profile.listener_metadata().clone().unwrap_or_default(),
     })
+}
+
+/// A filter that somebody compiles.
+pub struct Coming(Receiver<Result<Filter, Error>>);
+
+/// The work of [`compile`], for a thread that has the time, and what will come of it.
+pub fn compile_later(profile: LinuxSeccomp) -> (impl FnOnce() + Send, Coming) {
+    let (done, filter) = mpsc::sync_channel(1);
+    // Nobody may want it any more.
+    (move || drop(done.send(compile(&profile))), Coming(filter))
+}
+
+impl Coming {
+    /// The filter of `profile`, which is the one that was given away. Waits: doing it a second time takes longer.
+    ///
+    /// # Errors
+    /// As [`compile`].
+    pub fn get(self, profile: &LinuxSeccomp) -> Result<Filter, Error> {
+        // Without an answer, nobody does the work.
+        self.0.recv().unwrap_or_else(|_| compile(profile))
+    }
 }
 
 fn program(profile: &LinuxSeccomp, native: Arch) -> Result<Box<[libc::sock_filter]>, Error> {
