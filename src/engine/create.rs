@@ -41,8 +41,8 @@ pub struct CreateRequest {
     pub setup_within: Duration,
     /// Ends this Create early.
     pub abort: Arc<Abort>,
-    /// The filter of the spec's seccomp profile, if it is compiled already, or about to be.
-    pub filter: Option<seccomp::Coming>,
+    /// The filter of the spec's seccomp profile.
+    pub filter: Option<Arc<seccomp::InMaking>>,
 }
 
 /// What Create gives.
@@ -77,7 +77,6 @@ pub fn create(request: CreateRequest) -> Result<Created, Error> {
 }
 
 fn attempt(mut request: CreateRequest, state: &mut State) -> Result<Created, Error> {
-    let coming = request.filter.take();
     if let Some(process) = request.spec.process_mut() {
         rootless::restrict_oom_score(process);
     }
@@ -88,11 +87,8 @@ fn attempt(mut request: CreateRequest, state: &mut State) -> Result<Created, Err
     let rootfs = root_path(&request)?;
     let (cgroup, seat) = place(&request, linux, &resources, state)?;
     let oom = cgroup.oom_watch();
-    let filter = linux.seccomp().as_ref().map(|profile| match coming {
-        Some(coming) => coming.get(profile),
-        None => seccomp::compile(profile),
-    });
-    let filter = filter.transpose().map_err(|e| Error::Spec(format!("linux.seccomp: {e}")))?.map(Arc::new);
+    let filter = request.filter.as_ref().map(|filter| filter.compiled()).transpose();
+    let filter = filter.map_err(|e| Error::Spec(format!("linux.seccomp: {e}")))?;
     let given = given(&request, &rootfs, filter)?;
     let (mut inputs, for_exec) = inputs(&request, linux, &cgroup, rootfs, given)?;
     inputs.tasks.extend(state.resctrl.tasks()?.into_iter().map(Arc::new));

@@ -1,17 +1,18 @@
 //! What can be done before it is asked for. When `start` runs, config.json is in the bundle already, and containerd needs
 //! some ten milliseconds from there to Create: time to parse it, to compile its seccomp profile and to find the host's cgroup
-//! hierarchies, which brings a worker thread and the program's pages along. A Create that comes at once gets the spec as soon
-//! as it is parsed; the rest goes on beside it.
+//! hierarchies, which brings a worker thread and the program's pages along. A Create that comes before that waits for the
+//! parsing only, and takes the thread over.
 //!
 //! Nothing is touched on the host, so nothing has to be undone when Create never comes. Create takes the result only if
 //! the file still has the same bytes.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::workers;
+use super::workers::{self, Tell};
 use crate::engine::{cgroup, seccomp};
 use crate::oci::spec::{self, Spec, Warnings};
 use crate::{oci, sys};
@@ -20,35 +21,40 @@ use crate::{oci, sys};
 pub struct Loaded {
     pub spec: Spec,
     pub warnings: Warnings,
-    /// The filter of its seccomp profile, if somebody compiles it already.
-    pub filter: Option<seccomp::Coming>,
+    /// The filter of its seccomp profile.
+    pub filter: Option<Arc<seccomp::InMaking>>,
 }
 
 type Parsed = (Vec<u8>, Box<Loaded>);
 
 /// The result to come, until a Create takes it.
 #[derive(Clone, Default)]
-pub struct Ahead(Arc<Mutex<Option<oneshot::Receiver<Parsed>>>>);
+pub struct Ahead {
+    result: Arc<Mutex<Option<oneshot::Receiver<Parsed>>>>,
+    /// Create is there.
+    awaited: Arc<AtomicBool>,
+}
 
 impl Ahead {
     /// Reads the config.json of `bundle` on a worker thread. What is wrong with it is Create's to say.
     pub fn begin(&self, bundle: PathBuf) {
         let (done, result) = oneshot::channel();
-        let work = move || {
-            let Ok(text) = spec::read(&bundle) else { return };
-            let Ok((spec, warnings)) = spec::parse(&text) else { return };
-            let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
-            let (compile, filter) = profile.map(seccomp::compile_later).unzip();
+        let awaited = self.awaited.clone();
+        let work = move || -> Tell {
+            let Some(parsed) = parse(&bundle) else { return Box::new(|| ()) };
+            let filter = parsed.1.filter.clone();
             // Nobody may want it any more.
-            let _ = done.send((text, Box::new(Loaded { spec, warnings, filter })));
-            compile.into_iter().for_each(|compile| compile());
-            sys::memory::map_program();
-            // Kept for the shim's life. What is wrong with it is Create's to say, too.
-            let _ = cgroup::Host::get();
+            let tell = move || drop(done.send(parsed));
+            if awaited.load(Ordering::Relaxed) {
+                return Box::new(tell);
+            }
+            tell();
+            prepare(filter.as_deref());
+            Box::new(|| ())
         };
         // Without a thread to be had nothing is done ahead.
         if workers::hand_over(Box::new(work)).is_ok() {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+            *self.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
         }
     }
 
@@ -57,15 +63,37 @@ impl Ahead {
     /// # Errors
     /// As `oci::spec::load`.
     pub async fn load(&self, bundle: &Path) -> oci::Result<Loaded> {
-        let result = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.awaited.store(true, Ordering::Relaxed);
+        let result = self.result.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(result) = result
             && let Ok((text, loaded)) = result.await
             && spec::read(bundle)? == text
         {
             return Ok(*loaded);
         }
-        spec::load(bundle).map(|(spec, warnings)| Loaded { spec, warnings, filter: None })
+        spec::load(bundle).map(Loaded::from)
     }
+}
+
+impl From<(Spec, Warnings)> for Loaded {
+    fn from((spec, warnings): (Spec, Warnings)) -> Self {
+        let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
+        Self { spec, warnings, filter: profile.map(seccomp::InMaking::new) }
+    }
+}
+
+fn parse(bundle: &Path) -> Option<Parsed> {
+    let text = spec::read(bundle).ok()?;
+    let loaded = Loaded::from(spec::parse(&text).ok()?);
+    Some((text, Box::new(loaded)))
+}
+
+/// What else Create needs. What is wrong with it is Create's to say, too.
+fn prepare(filter: Option<&seccomp::InMaking>) {
+    let _ = filter.map(|filter| filter.compiled());
+    sys::memory::map_program();
+    // Kept for the shim's life.
+    let _ = cgroup::Host::get();
 }
 
 #[cfg(test)]
@@ -77,16 +105,16 @@ mod tests {
         std::fs::write(bundle.path().join("config.json"), first).unwrap();
         let ahead = Ahead::default();
         ahead.begin(bundle.path().to_owned());
-        let begun = ahead.0.lock().unwrap().take().unwrap();
+        let begun = ahead.result.lock().unwrap().take().unwrap();
         let begun = begun.await;
         std::fs::write(bundle.path().join("config.json"), then).unwrap();
         if let Ok(parsed) = begun {
             let (done, result) = oneshot::channel();
             assert!(done.send(parsed).is_ok());
-            *ahead.0.lock().unwrap() = Some(result);
+            *ahead.result.lock().unwrap() = Some(result);
         }
         let loaded = ahead.load(bundle.path()).await.ok();
-        assert!(ahead.0.lock().unwrap().is_none());
+        assert!(ahead.result.lock().unwrap().is_none());
         loaded.map(|loaded| loaded.spec.version().clone())
     }
 

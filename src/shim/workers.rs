@@ -15,7 +15,10 @@ use super::error;
 /// How long a thread waits for more work.
 const KEEP: Duration = Duration::from_millis(100);
 
-pub type Job = Box<dyn FnOnce() + Send>;
+/// Blocking work. It gives what is to be told of it, which is told when its thread is free: whoever asks for more work
+/// then finds it waiting, and makes no other.
+pub type Job = Box<dyn FnOnce() -> Tell + Send>;
+pub type Tell = Box<dyn FnOnce()>;
 
 #[derive(Default)]
 struct Queue {
@@ -39,10 +42,14 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     let job = {
         let work = work.clone();
         Box::new(move || {
-            if let Some(work) = take(&work) {
-                // Nobody may be left to hear it.
-                let _ = answer.send(work());
-            }
+            let done = take(&work).map(|work| work());
+            let tell = move || {
+                if let Some(done) = done {
+                    // Nobody may be left to hear it.
+                    let _ = answer.send(done);
+                }
+            };
+            Box::new(tell) as Tell
         })
     };
     if let Err(e) = hand_over(job)
@@ -68,18 +75,19 @@ pub fn hand_over(job: Job) -> std::io::Result<()> {
 }
 
 fn worker(first: Job) {
-    first();
-    while let Some(job) = next() {
-        job();
+    let mut next = Some(first);
+    while let Some(job) = next {
+        next = wait(job());
     }
     crate::sys::memory::give_back();
 }
 
-fn next() -> Option<Job> {
-    let mut waiting = queue();
-    waiting.idle += 1;
+/// Tells of the last job and waits for one more.
+fn wait(tell: Tell) -> Option<Job> {
+    queue().idle += 1;
+    tell();
     let (mut waiting, _) = WORK
-        .wait_timeout_while(waiting, KEEP, |queue| queue.jobs.is_empty())
+        .wait_timeout_while(queue(), KEEP, |queue| queue.jobs.is_empty())
         .unwrap_or_else(PoisonError::into_inner);
     waiting.idle -= 1;
     waiting.jobs.pop_front()

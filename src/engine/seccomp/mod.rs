@@ -13,7 +13,7 @@ mod rules;
 mod table;
 
 use std::path::PathBuf;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, OnceLock};
 
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag as Flag};
 
@@ -61,24 +61,20 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Filter, Error> {
     })
 }
 
-/// A filter that somebody compiles.
-pub struct Coming(Receiver<Result<Filter, Error>>);
-
-/// The work of [`compile`], for a thread that has the time, and what will come of it.
-pub fn compile_later(profile: LinuxSeccomp) -> (impl FnOnce() + Send, Coming) {
-    let (done, filter) = mpsc::sync_channel(1);
-    // Nobody may want it any more.
-    (move || drop(done.send(compile(&profile))), Coming(filter))
+/// A filter that is compiled once, by whoever comes first; others wait for it.
+pub struct InMaking {
+    profile: LinuxSeccomp,
+    filter: OnceLock<Result<Arc<Filter>, Error>>,
 }
 
-impl Coming {
-    /// The filter of `profile`, which is the one that was given away. Waits: doing it a second time takes longer.
-    ///
-    /// # Errors
+impl InMaking {
+    pub fn new(profile: LinuxSeccomp) -> Arc<Self> {
+        Arc::new(Self { profile, filter: OnceLock::new() })
+    }
+
     /// As [`compile`].
-    pub fn get(self, profile: &LinuxSeccomp) -> Result<Filter, Error> {
-        // Without an answer, nobody does the work.
-        self.0.recv().unwrap_or_else(|_| compile(profile))
+    pub fn compiled(&self) -> Result<Arc<Filter>, &Error> {
+        self.filter.get_or_init(|| compile(&self.profile).map(Arc::new)).as_ref().cloned()
     }
 }
 

@@ -24,6 +24,16 @@ fn ask(profile: &LinuxSeccomp, arch: Arch, name: &str, args: [u64; 6]) -> u32 {
 }
 
 #[test]
+fn a_filter_in_making_is_compiled_once() {
+    let filter = InMaking::new(profile(r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#));
+    let of_others: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| filter.compiled().unwrap())).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(of_others.iter().all(|other| Arc::ptr_eq(other, &filter.compiled().unwrap())));
+}
+
+#[test]
 fn containerds_default_profile_means_what_it_says_for_every_call() {
     let profile = fixture("container-seccomp-default.json");
     assert_like_reference(&profile, Arch::X86_64);
