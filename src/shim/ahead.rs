@@ -49,7 +49,7 @@ impl Ahead {
                 return Box::new(tell);
             }
             tell();
-            prepare(filter.as_deref());
+            prepare(filter.as_deref(), &awaited);
             Box::new(|| ())
         };
         // Without a thread to be had nothing is done ahead.
@@ -88,12 +88,13 @@ fn parse(bundle: &Path) -> Option<Parsed> {
     Some((text, Box::new(loaded)))
 }
 
-/// What else Create needs. What is wrong with it is Create's to say, too.
-fn prepare(filter: Option<&seccomp::InMaking>) {
-    let _ = filter.map(|filter| filter.compiled());
-    sys::memory::map_program();
+/// What else Create needs, until it is there to see to it itself. What is wrong with it is Create's to say, too.
+fn prepare(filter: Option<&seccomp::InMaking>, awaited: &AtomicBool) {
+    let compile = || filter.into_iter().for_each(|filter| drop(filter.compiled()));
     // Kept for the shim's life.
-    let _ = cgroup::Host::get();
+    let find_cgroups = || drop(cgroup::Host::get());
+    let steps: [&dyn Fn(); 3] = [&compile, &sys::memory::map_program, &find_cgroups];
+    steps.iter().take_while(|_| !awaited.load(Ordering::Relaxed)).for_each(|step| step());
 }
 
 #[cfg(test)]
