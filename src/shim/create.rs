@@ -29,6 +29,7 @@ impl Tasks {
     pub async fn create(self, request: CreateTaskRequest) -> Outcome {
         let id = request.id.clone();
         self.set_used();
+        self.journal.expect();
         self.journal.room().await;
         if self.is_closed() {
             return Err(error::unavailable(format!("container {id}: this shim is ending, start another")));

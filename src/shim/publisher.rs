@@ -83,7 +83,7 @@ pub struct Journal(Option<Arc<Shared>>);
 struct Shared {
     queue: Mutex<VecDeque<ForwardRequest>>,
     namespace: String,
-    /// Something was queued.
+    /// Something was queued, or will be.
     queued: Notify,
     /// The queue became empty.
     drained: Notify,
@@ -138,6 +138,13 @@ impl Journal {
         };
         shared.queue().push_back(ForwardRequest { envelope: Some(envelope).into(), ..Default::default() });
         shared.queued.notify_one();
+    }
+
+    /// An event is to come, later: whoever waits behind it need not wait for the connection.
+    pub fn expect(&self) {
+        if let Some(shared) = &self.0 {
+            shared.queued.notify_one();
+        }
     }
 
     /// Waits while containerd takes events more slowly than they come, but not for long: it slows a caller, and blocks none.
@@ -219,7 +226,8 @@ struct Sender {
 
 impl Sender {
     async fn run(mut self) {
-        // Now there is time; whoever waits behind the first event has none. Should it fail, that event tries again.
+        self.shared.queued.notified().await;
+        // Should it fail, the event that comes tries again.
         self.link = connect(&self.path).await.ok();
         let mut pause = self.pace.first_pause;
         loop {
