@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -58,7 +59,7 @@ impl State {
     pub fn new(id: &str) -> Self {
         Self {
             id: id.into(),
-            boot_id: boot_id(),
+            boot_id: boot_id().into(),
             cgroup: None,
             owns_cgroup: false,
             pid: None,
@@ -135,8 +136,10 @@ impl State {
     }
 }
 
-pub fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_string()
+fn boot_id() -> &'static str {
+    static ID: LazyLock<String> =
+        LazyLock::new(|| fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default());
+    ID.trim()
 }
 
 /// Start time of `pid` in clock ticks since boot; 0 if there is no such process.

@@ -90,11 +90,15 @@ fn parse(bundle: &Path) -> Option<Parsed> {
 
 /// What else Create needs, until it is there to see to it itself. What is wrong with it is Create's to say, too.
 fn prepare(filter: Option<&seccomp::InMaking>, awaited: &AtomicBool) {
-    let compile = || filter.into_iter().for_each(|filter| drop(filter.compiled()));
-    // Kept for the shim's life.
-    let find_cgroups = || drop(cgroup::Host::get());
-    let steps: [&dyn Fn(); 3] = [&compile, &sys::memory::map_program, &find_cgroups];
-    steps.iter().take_while(|_| !awaited.load(Ordering::Relaxed)).for_each(|step| step());
+    let is_alone = || !awaited.load(Ordering::Relaxed);
+    if is_alone() {
+        let _ = filter.map(|filter| filter.compiled());
+    }
+    sys::memory::map_program(is_alone);
+    if is_alone() {
+        // Kept for the shim's life.
+        let _ = cgroup::Host::get();
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ unsafe extern "C" {
 }
 
 const PAGE: usize = 4096;
+/// Mapped at a time, in some ten microseconds: whoever wants memory meanwhile waits for as long.
+const PIECE: usize = 64 * PAGE;
 
 /// One heap for all threads. Short-lived worker threads would each leave an arena behind.
 pub fn one_arena() {
@@ -16,12 +18,14 @@ pub fn one_arena() {
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
-/// Maps all of the program at once, before it is needed, instead of page by page when it is (Linux 5.14).
-pub fn map_program() {
+/// Maps the program before it is needed, instead of page by page when it is (Linux 5.14), for as long as `go_on` says.
+pub fn map_program(go_on: impl Fn() -> bool) {
     let (start, len) = program();
-    // Older kernels refuse, and the pages come one by one.
-    // SAFETY: the pages are the program's own, and are only read.
-    unsafe { libc::madvise(start, len, libc::MADV_POPULATE_READ) };
+    for at in (0..len).step_by(PIECE).take_while(|_| go_on()) {
+        // Older kernels refuse, and the pages come one by one.
+        // SAFETY: the pages are the program's own, and are only read.
+        unsafe { libc::madvise(start.wrapping_byte_add(at), PIECE.min(len - at), libc::MADV_POPULATE_READ) };
+    }
 }
 
 /// Gives back what an idle process can do without: free heap, and its hold on the pages of its program file. Those stay in
