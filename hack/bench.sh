@@ -16,9 +16,10 @@ out=$target/bench
 mkdir -p "$out"
 hack/get-containerd.sh "$CONTAINERD_UNDER_TEST" >/dev/null
 hack/image.sh >/dev/null
-cargo bench --no-run --locked --profile client --bench shims >"$target/bench.log" 2>&1 ||
-    { cat "$target/bench.log" >&2; die "the benchmark was not built"; }
-bench=$(sed -n 's/^ *Executable .*(\(.*\))$/\1/p' "$target/bench.log")
+{
+    cargo bench --no-run --locked --profile client --bench shims >"$target/bench.log" 2>&1 &&
+        bench=$(sed -n 's/^ *Executable .*(\(.*\))$/\1/p' "$target/bench.log") && [ -n "$bench" ]
+} || { cat "$target/bench.log" >&2; die "the benchmark was not built"; }
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/myshim-bench.XXXXXX")
 run=${work##*/}

@@ -15,10 +15,11 @@ export SOAK_STOP_SECONDS=${SOAK_STOP_SECONDS:-60}
 hack/get-containerd.sh "$CONTAINERD_UNDER_TEST" >/dev/null
 hack/image.sh >/dev/null
 triple=$(rustc -vV | sed -n 's/^host: //p')
-RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" \
-    cargo test --no-run --locked --target "$triple" --test integration >"$target/soak.log" 2>&1 ||
-    { cat "$target/soak.log" >&2; die "the tests were not built"; }
-soak=$(sed -n 's/^ *Executable .*(\(.*\))$/\1/p' "$target/soak.log")
+{
+    RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" \
+        cargo test --no-run --locked --target "$triple" --test integration >"$target/soak.log" 2>&1 &&
+        soak=$(sed -n 's/^ *Executable .*(\(.*\))$/\1/p' "$target/soak.log") && [ -n "$soak" ]
+} || { cat "$target/soak.log" >&2; die "the tests were not built"; }
 
 echo "soak on $(nproc) processors, $(uname -sr), $(date -u +%F)"
 status=0

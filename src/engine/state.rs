@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -137,9 +137,14 @@ impl State {
 }
 
 fn boot_id() -> &'static str {
-    static ID: LazyLock<String> =
-        LazyLock::new(|| fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default());
-    ID.trim()
+    static ID: OnceLock<String> = OnceLock::new();
+    if ID.get().is_none()
+        && let Ok(text) = fs::read_to_string("/proc/sys/kernel/random/boot_id")
+    {
+        // Another thread's is the same.
+        let _ = ID.set(text);
+    }
+    ID.get().map_or("", |text| text.trim())
 }
 
 /// Start time of `pid` in clock ticks since boot; 0 if there is no such process.

@@ -1,7 +1,7 @@
 //! What can be done before it is asked for. When `start` runs, config.json is in the bundle already, and containerd needs
 //! some ten milliseconds from there to Create: time to parse it, to compile its seccomp profile and to find the host's cgroup
-//! hierarchies, which brings a worker thread and the program's pages along. A Create that comes before that waits for the
-//! parsing only, and takes the thread over.
+//! hierarchies, which brings a worker thread and the program's pages along. A Create that comes before it is parsed takes the
+//! thread over; one that comes later cuts the rest short, and waits for a filter only that is being compiled.
 //!
 //! Nothing is touched on the host, so nothing has to be undone when Create never comes. Create takes the result only if
 //! the file still has the same bytes.
@@ -130,6 +130,20 @@ mod tests {
         assert_eq!(after_begin(old, new).await.as_deref(), Some("1.0.2"));
         assert_eq!(after_begin("not json", new).await.as_deref(), Some("1.0.2"));
         assert_eq!(after_begin(old, "not json").await, None);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_was_done_ahead_is_not_done_again() {
+        let bundle = tempfile::tempdir().unwrap();
+        let spec = r#"{"ociVersion":"1.0.1","linux":{"seccomp":{"defaultAction":"SCMP_ACT_ALLOW"}}}"#;
+        std::fs::write(bundle.path().join("config.json"), spec).unwrap();
+        let (done, result) = oneshot::channel();
+        let parsed = parse(bundle.path()).unwrap();
+        let ahead = Ahead { result: Arc::new(Mutex::new(Some(result))), ..Ahead::default() };
+        let filter = parsed.1.filter.clone().unwrap();
+        assert!(done.send(parsed).is_ok());
+        let loaded = ahead.load(bundle.path()).await.unwrap();
+        assert!(Arc::ptr_eq(&filter, &loaded.filter.unwrap()));
     }
 
     #[tokio::test(flavor = "current_thread")]

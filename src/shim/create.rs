@@ -53,9 +53,9 @@ impl Tasks {
             resolve(request.options.as_ref(), spec.annotations().as_ref().unwrap_or(&Default::default()))?;
         let streams = self.streams(&request, &spec, &options);
         let (ends, io) = stdio::open(&streams).await.map_err(error::invalid_argument)?;
-        let compiling = filter.clone();
+        let compiling = filter.clone().filter(|filter| filter.is_quick());
         let create = engine_request(&request, spec, filter, ends, &options, begun.abort.clone());
-        // The filter here, less than half a millisecond, while the worker makes cgroups and mounts.
+        // Here, while the worker makes cgroups and mounts.
         let compile = async { compiling.iter().for_each(|filter| drop(filter.compiled())) };
         let (created, ()) = tokio::join!(blocking(move || engine::create(create)), compile);
         let created = match created? {

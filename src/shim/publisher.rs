@@ -140,7 +140,7 @@ impl Journal {
         shared.queued.notify_one();
     }
 
-    /// An event is to come, later: whoever waits behind it need not wait for the connection.
+    /// The first event is to come: whoever waits behind it need not wait for the connection.
     pub fn expect(&self) {
         if let Some(shared) = &self.0 {
             shared.queued.notify_one();

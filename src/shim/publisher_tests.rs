@@ -118,6 +118,14 @@ async fn an_envelope_says_what_when_and_whose() {
     assert_eq!(seen[0].event.type_url, "containerd.events.TaskStart");
 }
 
+#[tokio::test(flavor = "current_thread")]
+async fn the_connection_is_there_before_the_event() {
+    let bench = bench();
+    let listener = UnixListener::bind(&bench.path).unwrap();
+    bench.journal.expect();
+    tokio::time::timeout(Duration::from_secs(10), listener.accept()).await.expect("a connection").unwrap();
+}
+
 #[tokio::test]
 async fn events_published_before_containerd_listens_arrive() {
     let bench = bench();

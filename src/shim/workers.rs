@@ -20,18 +20,18 @@ const KEEP: Duration = Duration::from_millis(100);
 pub type Job = Box<dyn FnOnce() -> Tell + Send>;
 pub type Tell = Box<dyn FnOnce()>;
 
-#[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
+    /// Threads that wait, or will when they have told of their job.
     idle: usize,
 }
 
-static QUEUE: Mutex<Queue> = Mutex::new(Queue { jobs: VecDeque::new(), idle: 0 });
-static WORK: Condvar = Condvar::new();
-
-fn queue() -> MutexGuard<'static, Queue> {
-    QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
+struct Pool {
+    queue: Mutex<Queue>,
+    work: Condvar,
 }
+
+static POOL: Pool = Pool::new();
 
 /// Runs blocking work on a thread of its own.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> ttrpc::Result<T> {
@@ -63,39 +63,79 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
 
 /// Gives the job to a thread that waits, or to a new one.
 pub fn hand_over(job: Job) -> std::io::Result<()> {
-    let mut waiting = queue();
-    if waiting.idle > waiting.jobs.len() {
-        waiting.jobs.push_back(job);
-        drop(waiting);
-        WORK.notify_one();
-        return Ok(());
-    }
-    drop(waiting);
-    std::thread::Builder::new().name("worker".into()).spawn(move || worker(job)).map(drop)
+    POOL.hand_over(job)
 }
 
-fn worker(first: Job) {
-    let mut next = Some(first);
-    while let Some(job) = next {
-        next = wait(job());
+impl Pool {
+    const fn new() -> Self {
+        Self { queue: Mutex::new(Queue { jobs: VecDeque::new(), idle: 0 }), work: Condvar::new() }
     }
-    crate::sys::memory::give_back();
-}
 
-/// Tells of the last job and waits for one more.
-fn wait(tell: Tell) -> Option<Job> {
-    queue().idle += 1;
-    tell();
-    let (mut waiting, _) = WORK
-        .wait_timeout_while(queue(), KEEP, |queue| queue.jobs.is_empty())
-        .unwrap_or_else(PoisonError::into_inner);
-    waiting.idle -= 1;
-    waiting.jobs.pop_front()
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hand_over(&'static self, job: Job) -> std::io::Result<()> {
+        let mut queue = self.queue();
+        if queue.idle > queue.jobs.len() {
+            queue.jobs.push_back(job);
+            drop(queue);
+            self.work.notify_one();
+            return Ok(());
+        }
+        drop(queue);
+        std::thread::Builder::new().name("worker".into()).spawn(move || self.worker(job)).map(drop)
+    }
+
+    fn worker(&self, first: Job) {
+        let mut next = Some(first);
+        while let Some(job) = next {
+            next = self.wait(job());
+        }
+        crate::sys::memory::give_back();
+    }
+
+    /// Tells of the last job and waits for one more.
+    fn wait(&self, tell: Tell) -> Option<Job> {
+        self.queue().idle += 1;
+        tell();
+        let (mut queue, _) = self
+            .work
+            .wait_timeout_while(self.queue(), KEEP, |queue| queue.jobs.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        queue.idle -= 1;
+        queue.jobs.pop_front()
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::thread::{ThreadId, current};
+
     use super::*;
+
+    /// Work that asks `pool` for more when it tells of itself.
+    fn chain(pool: &'static Pool, left: usize, seen: mpsc::Sender<ThreadId>) -> Job {
+        Box::new(move || {
+            seen.send(current().id()).expect("somebody listens");
+            Box::new(move || {
+                if left > 0 {
+                    pool.hand_over(chain(pool, left - 1, seen)).expect("a thread");
+                }
+            })
+        })
+    }
+
+    #[test]
+    fn work_that_follows_from_work_is_done_by_the_same_thread() {
+        static OWN: Pool = Pool::new();
+        let (seen, threads) = mpsc::channel();
+        OWN.hand_over(chain(&OWN, 50, seen)).unwrap();
+        let threads: Vec<_> = threads.iter().collect();
+        assert_eq!(threads.len(), 51);
+        assert!(threads.iter().all(|thread| *thread == threads[0]));
+    }
 
     #[tokio::test(flavor = "current_thread")]
     async fn work_of_all_is_done_side_by_side() {

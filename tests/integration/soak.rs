@@ -339,6 +339,8 @@ fn soak_every_exit_is_told_once_and_in_order_and_nothing_leaks() {
 
 /// How often memory is looked at on the way.
 const LOOKS: usize = 10;
+/// KiB that the least of some looks may differ by.
+const SLACK: usize = 128;
 
 #[test]
 fn soak_execs_leave_no_memory_and_no_descriptor_in_the_shim() {
@@ -370,7 +372,8 @@ fn soak_execs_leave_no_memory_and_no_descriptor_in_the_shim() {
     );
     // What stays in half-used pages differs by up to 260 KiB from look to look, early as late. What leaks stays in all.
     let (early, late) = looks.split_at(LOOKS / 2);
-    assert!(late.iter().min() <= early.iter().max(), "memory grows: {looks:?}");
+    let least = |of: &[usize]| of.iter().copied().min().unwrap_or_default();
+    assert!(least(late) <= least(early) + SLACK, "memory grows: {looks:?}");
     assert!(after <= descriptors + 2, "descriptors grow: {descriptors} to {after}");
     let started = host.events.names().iter().filter(|name| name.starts_with("exit/")).count();
     eventually("all exits", SOON, || {

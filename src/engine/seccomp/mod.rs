@@ -72,6 +72,15 @@ impl InMaking {
         Arc::new(Self { profile, filter: OnceLock::new() })
     }
 
+    /// Is it compiled in less than a millisecond?
+    pub fn is_quick(&self) -> bool {
+        const RULES: usize = 2000;
+        let groups = self.profile.syscalls().iter().flatten();
+        let rules = groups
+            .map(|group| group.names().len() * group.args().as_ref().map_or(1, |args| args.len().max(1)));
+        rules.sum::<usize>() <= RULES
+    }
+
     /// As [`compile`].
     pub fn compiled(&self) -> Result<Arc<Filter>, &Error> {
         self.filter.get_or_init(|| compile(&self.profile).map(Arc::new)).as_ref().cloned()

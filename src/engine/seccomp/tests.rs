@@ -24,6 +24,17 @@ fn ask(profile: &LinuxSeccomp, arch: Arch, name: &str, args: [u64; 6]) -> u32 {
 }
 
 #[test]
+fn a_profile_of_many_comparisons_is_not_quick() {
+    let group = r#"{"names": ["read", "write"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}]}"#;
+    let of = |groups: usize| {
+        let groups = vec![group; groups].join(",");
+        profile(&format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{groups}]}}"#))
+    };
+    assert!(InMaking::new(fixture("container-seccomp-default.json")).is_quick());
+    assert!(InMaking::new(of(1000)).is_quick() && !InMaking::new(of(1001)).is_quick());
+}
+
+#[test]
 fn a_filter_in_making_is_compiled_once() {
     let filter = InMaking::new(profile(r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#));
     let of_others: Vec<_> = std::thread::scope(|scope| {
