@@ -7,11 +7,14 @@ use crate::support::hung::{self, Hung};
 use crate::support::shim::{Host, Shim, Stdio3};
 use crate::support::subject;
 use crate::support::wire::Client;
+use crate::support::{SOON, eventually};
 use crate::{needs, needs_containers};
 use serde_json::{Value, json};
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 
 /// Looks at every process whose parent is outside the pid namespace, but for init: a shim's child on its way in.
 /// Prints what it gets to see of one, and `write` if its program could be opened for writing.
@@ -45,29 +48,66 @@ fn marked(host: &Host, id: &str, script: &str) -> Bundle {
     bundle
 }
 
+/// Looks around in the pid namespace of its own container, and of another's that has joined it.
+struct Onlooker<'h> {
+    out: Sink,
+    go: PathBuf,
+    pid: u32,
+    _shim: Shim<'h>,
+}
+
+impl<'h> Onlooker<'h> {
+    fn new(host: &'h Host, trace: bool) -> Self {
+        let out = Sink::new(host.folder().join("out"));
+        let mut bundle = marked(
+            host,
+            "a",
+            &format!("{LOOK}\nwhile [ ! -e /go ]; do sleep 0.05; done; look; echo done; sleep 1000"),
+        );
+        if trace {
+            with_trace(&mut bundle);
+        }
+        let shim = host.start(bundle);
+        let pid = shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
+        Self { out, go: host.folder().join("a/rootfs/go"), pid, _shim: shim }
+    }
+
+    /// A container that joins the pid namespace.
+    fn neighbour(&self, host: &Host) -> Bundle {
+        let mut bundle = marked(host, "b", "sleep 1000");
+        bundle.set("/linux/namespaces/0/path", json!(format!("/proc/{}/ns/pid", self.pid)));
+        bundle
+    }
+
+    fn look(&self) -> String {
+        fs::write(&self.go, "").expect("write into the container");
+        self.out.wait_for("done");
+        let text = self.out.so_far();
+        assert!(text.contains("process "), "the other container was not seen at all: {text}");
+        text
+    }
+}
+
 /// What init of one container sees of another container's init that waits for Start in the same pid namespace.
 fn seen_at_the_gate(trace: bool) -> String {
     let host = Host::new();
-    let out = Sink::new(host.folder().join("out"));
-    let mut bundle = marked(
-        &host,
-        "a",
-        &format!("{LOOK}\nwhile [ ! -e /go ]; do sleep 0.05; done; look; echo done; sleep 1000"),
-    );
-    if trace {
-        with_trace(&mut bundle);
-    }
-    let first = host.start(bundle);
-    let pid = first.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
-    let mut bundle = marked(&host, "b", "sleep 1000");
-    bundle.set("/linux/namespaces/0/path", json!(format!("/proc/{pid}/ns/pid")));
-    let second = host.start(bundle);
-    second.create().expect("Create");
-    fs::write(host.folder().join("a/rootfs/go"), "").expect("write into the container");
-    out.wait_for("done");
-    let text = out.so_far();
-    assert!(text.contains("process "), "the other container was not seen at all: {text}");
-    text
+    let onlooker = Onlooker::new(&host, trace);
+    let neighbour = host.start(onlooker.neighbour(&host));
+    neighbour.create().expect("Create");
+    onlooker.look()
+}
+
+fn assert_shows_nothing(text: &str) {
+    assert!(text.contains("cwd \n") && text.contains("environment 0\n"), "{text}");
+    assert!(!text.contains("fd ") && !text.contains("write"), "{text}");
+    assert!(text.contains("Permission denied"), "its root could be entered: {text}");
+}
+
+fn assert_is_the_containers(text: &str) {
+    let own_root = text.contains("root /proc/") && text.contains("/root/marker\n");
+    assert!(own_root, "its root is not its own: {text}");
+    assert!(text.contains("cwd /\n") && text.contains("environment 0\n"), "{text}");
+    assert!(!text.contains("fd ") && !text.contains("write"), "{text}");
 }
 
 /// CVE-2016-9962: a process entering a container was traced, or its descriptors read, before its set-up had ended.
@@ -76,10 +116,28 @@ fn seen_at_the_gate(trace: bool) -> String {
 #[test]
 fn cve_2016_9962_a_process_at_the_gate_shows_nothing_to_others_of_the_same_user() {
     needs_containers!();
-    let text = seen_at_the_gate(false);
-    assert!(text.contains("cwd \n") && text.contains("environment 0\n"), "{text}");
-    assert!(!text.contains("fd ") && !text.contains("write"), "{text}");
-    assert!(text.contains("Permission denied"), "its root could be entered: {text}");
+    assert_shows_nothing(&seen_at_the_gate(false));
+}
+
+/// The same while it waits for its hooks, before pivot_root. To see it fail: as above.
+#[test]
+fn cve_2016_9962_a_process_that_waits_for_its_hooks_shows_nothing() {
+    needs_containers!();
+    let host = Host::new();
+    let onlooker = Onlooker::new(&host, false);
+    let (reached, seen) = (host.folder().join("reached"), host.folder().join("seen"));
+    let mut bundle = onlooker.neighbour(&host);
+    let waits =
+        format!("touch {}; while [ ! -e {} ]; do sleep 0.05; done", reached.display(), seen.display());
+    bundle.set("/hooks/createRuntime", json!([{"path": "/bin/sh", "args": ["sh", "-c", waits]}]));
+    let neighbour = host.start(bundle);
+    let mut client = neighbour.client();
+    let request = neighbour.create_request(&Stdio3::default());
+    client.send(neighbour.service(), "Create", &request).expect("send Create");
+    eventually("the hook", SOON, || reached.exists().then_some(()));
+    assert_shows_nothing(&onlooker.look());
+    fs::write(seen, "").expect("tell the hook");
+    client.receive::<containerd_shim_protos::api::CreateTaskResponse>("Create").expect("Create");
 }
 
 /// The same for who may trace everybody in its pid namespace: there is nothing of the shim's to be seen.
@@ -89,13 +147,37 @@ fn cve_2016_9962_a_process_at_the_gate_shows_nothing_to_others_of_the_same_user(
 fn cve_2016_9962_a_process_at_the_gate_has_nothing_of_the_shims_even_for_a_tracer() {
     needs_containers!();
     needs!(subject::ours(), "runc's own init waits with its own descriptors");
-    let text = seen_at_the_gate(true);
-    assert!(
-        text.contains("root /proc/") && text.contains("/root/marker\n"),
-        "its root is not its own: {text}"
+    assert_is_the_containers(&seen_at_the_gate(true));
+}
+
+/// The same once it has loaded a filter whose agent is to answer for its execve. To see it fail: as above.
+#[test]
+fn cve_2016_9962_a_process_that_waits_for_its_seccomp_agent_has_nothing_of_the_shims_even_for_a_tracer() {
+    needs_containers!();
+    needs!(subject::ours(), "runc's own init waits with its own descriptors");
+    let host = Host::new();
+    let onlooker = Onlooker::new(&host, true);
+    let agent = host.folder().join("agent.sock");
+    let listener = UnixListener::bind(&agent).expect("bind the agent's socket");
+    let mut bundle = onlooker.neighbour(&host);
+    let notified = json!([{"names": ["execve"], "action": "SCMP_ACT_NOTIFY"}]);
+    bundle.set(
+        "/linux/seccomp",
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": agent, "syscalls": notified}),
     );
-    assert!(text.contains("cwd /\n") && text.contains("environment 0\n"), "{text}");
-    assert!(!text.contains("fd ") && !text.contains("write"), "{text}");
+    let neighbour = host.start(bundle);
+    neighbour.create().expect("Create");
+    let mut client = neighbour.client();
+    let request = containerd_shim_protos::api::StartRequest { id: neighbour.id(), ..Default::default() };
+    client.send(neighbour.service(), "Start", &request).expect("send Start");
+    let (agent, _) = listener.accept().expect("the listener of the filter");
+    let text = onlooker.look();
+    assert_is_the_containers(&text.replace("fd anon_inode:seccomp notify\n", ""));
+    neighbour.kill("", libc::SIGKILL).expect("Kill");
+    // That it was killed in its start, or as soon as it had started: either may be said.
+    let _ = client.receive::<containerd_shim_protos::api::StartResponse>("Start");
+    assert_eq!(neighbour.wait("").expect("Wait"), 137);
+    drop(agent);
 }
 
 /// Starts an exec whose working directory, or program, does not answer.
