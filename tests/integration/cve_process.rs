@@ -119,7 +119,8 @@ fn cve_2016_9962_a_process_at_the_gate_shows_nothing_to_others_of_the_same_user(
     assert_shows_nothing(&seen_at_the_gate(false));
 }
 
-/// The same while it waits for its hooks, before pivot_root. To see it fail: as above.
+/// The same while it waits for its hooks, before pivot_root. It still holds more capabilities than who looks, which keeps
+/// him out as well. To see it fail: give the onlooker CAP_SYS_PTRACE (README, Limits).
 #[test]
 fn cve_2016_9962_a_process_that_waits_for_its_hooks_shows_nothing() {
     needs_containers!();
@@ -150,7 +151,7 @@ fn cve_2016_9962_a_process_at_the_gate_has_nothing_of_the_shims_even_for_a_trace
     assert_is_the_containers(&seen_at_the_gate(true));
 }
 
-/// The same once it has loaded a filter whose agent is to answer for its execve. To see it fail: as above.
+/// The same once it has loaded a filter whose agent is to answer for its execve. To see it fail: as above, the first.
 #[test]
 fn cve_2016_9962_a_process_that_waits_for_its_seccomp_agent_has_nothing_of_the_shims_even_for_a_tracer() {
     needs_containers!();
