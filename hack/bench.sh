@@ -20,6 +20,7 @@ hack/image.sh >/dev/null
     cargo bench --no-run --locked --profile client --bench shims >"$target/bench.log" 2>&1 &&
         bench=$(sed -n 's/^ *Executable .*(\(.*\))$/\1/p' "$target/bench.log") && [ -n "$bench" ]
 } || { cat "$target/bench.log" >&2; die "the benchmark was not built"; }
+bench=$(realpath "$bench")
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/myshim-bench.XXXXXX")
 run=${work##*/}
