@@ -70,7 +70,7 @@ pub fn run(args: ServeArgs) -> ExitCode {
 /// What the process itself needs: no core, no ptrace, no fd of it seen by others (CVE-2016-9962); orphans come here.
 fn prepare() -> std::io::Result<OwnedFd> {
     // Children on their way into a container are copies of this process, and so is their /proc/PID/environ.
-    sys::process::erase_environment(&NEEDED);
+    sys::process::erase_environment(&NEEDED)?;
     sys::cred::set_dumpable(false)?;
     sys::cred::set_child_subreaper()?;
     sys::process::heed_signals();

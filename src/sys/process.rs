@@ -2,6 +2,7 @@
 //! setrlimit(2), sched_setattr(2), ioprio_set(2), sched_setaffinity(2), signal masks.
 
 use std::mem::{MaybeUninit, size_of, size_of_val};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
@@ -293,29 +294,38 @@ pub fn poll_either(fds: [Option<BorrowedFd<'_>>; 2], timeout: i32) -> Result<[bo
     }
 }
 
-/// Overwrites the environment that this process was executed with (environ(7)), where /proc/PID/environ shows it, but
-/// keeps the variables `keep`, out of its sight. Only while there is one thread.
-pub fn erase_environment(keep: &[&str]) {
+/// Overwrites the environment that this process was executed with, which /proc/PID/environ shows, but keeps the variables
+/// `keep`, out of its sight. Only while there is one thread.
+///
+/// # Errors
+/// When /proc/self/stat cannot be read.
+pub fn erase_environment(keep: &[&str]) -> Result<()> {
+    let shown = environment_shown()?;
     let kept: Vec<_> = keep.iter().filter_map(|name| Some((*name, std::env::var_os(name)?))).collect();
-    // SAFETY: nobody else reads or changes the environment meanwhile; its entries end with a null pointer.
-    let mut entry = unsafe { environ };
-    // SAFETY: as above.
-    while let Some(text) = (!entry.is_null()).then(|| unsafe { *entry }).filter(|text| !text.is_null()) {
-        // SAFETY: each entry is a string that ends with NUL.
-        let length = unsafe { libc::strlen(text) };
-        // SAFETY: the string's own bytes, on the stack that execve made or on the heap.
-        unsafe { ptr::write_bytes(text, 0, length) };
-        entry = entry.wrapping_add(1);
-    }
     // SAFETY: one thread.
     unsafe { libc::clearenv() };
+    // SAFETY: strings on the stack that execve made; nothing points to them any more.
+    unsafe { ptr::write_bytes(ptr::with_exposed_provenance_mut::<u8>(shown.start), 0, shown.len()) };
     for (name, value) in kept {
         // SAFETY: one thread.
         unsafe { std::env::set_var(name, value) };
     }
+    Ok(())
 }
 
-unsafe extern "C" {
-    /// environ(7).
-    static mut environ: *mut *mut libc::c_char;
+/// Where /proc/PID/environ is read from: `env_start` and `env_end` of proc_pid_stat(5). Some of it may be in nobody's
+/// environ(7): glibc copies what it takes its tunables from.
+fn environment_shown() -> Result<Range<usize>> {
+    /// Of field 50, behind the name in parentheses and a blank.
+    const ENV_START: usize = 47;
+    let read = std::fs::read_to_string("/proc/self/stat");
+    let stat =
+        read.map_err(|e| Error::new("read(/proc/self/stat)", e.raw_os_error().unwrap_or(libc::EIO)))?;
+    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
+    let mut ends = fields.split_ascii_whitespace().skip(ENV_START).map_while(|field| field.parse().ok());
+    match (ends.next(), ends.next()) {
+        // It shows zeroes to whom it does not want to tell.
+        (Some(start), Some(end)) if 0 < start && start <= end => Ok(start..end),
+        _ => Err(Error::new("read(/proc/self/stat)", libc::EPROTO)),
+    }
 }
