@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> Result<ExitCode, StartError> {
     let group = group(&annotations).unwrap_or(&request.id).to_owned();
     let mut resolved = options::resolve(request.options.as_slice(), &annotations)?;
     if let Err(e) = viewed {
-        resolved.warnings.push(format!("the shim's file stays writable through /proc: {e}"));
+        resolved.warnings.push(format!("the shim runs from its file, not from a read-only view of it: {e}"));
     }
     let dir = request.socket_dir.clone().unwrap_or_else(|| socket::DEFAULT_DIR.into());
     let path = socket::path(&dir, &request.grpc_address, &request.namespace, &group)?;

@@ -28,14 +28,17 @@ const NO_CACHES: &str = "glibc.malloc.tcache_count=0";
 /// malloc that suits it; once. Call before anything is read or made: the program begins again.
 ///
 /// # Errors
-/// When there can be no view (an unbindable mount, a deleted file); the program works without.
+/// When there can be no view (an unbindable mount, an old kernel, a deleted file); the program works without, and has the
+/// malloc all the same.
 pub fn enter() -> Result<()> {
     let exe = fs::openat(fs::CWD, c"/proc/self/exe", libc::O_PATH, 0)?;
     let tunables = std::env::var_os(TUNABLES).is_none().then(|| (TUNABLES.into(), NO_CACHES.into()));
-    let program = match fs::is_readonly(exe.as_fd())? {
-        true if tunables.is_none() => return Ok(()),
-        true => exe,
-        false => read_only(exe.as_fd())?,
+    let program = match (fs::is_readonly(exe.as_fd())?, &tunables) {
+        (true, None) => return Ok(()),
+        (true, Some(_)) => exe,
+        (false, None) => read_only(exe.as_fd())?,
+        // Without a view the file itself will do, for now: begun anew, the program comes by here again, and says so.
+        (false, Some(_)) => read_only(exe.as_fd()).unwrap_or(exe),
     };
     let environment = std::env::vars_os().chain(tunables).map(|(name, value)| {
         let mut entry = name;

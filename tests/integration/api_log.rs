@@ -4,6 +4,7 @@ use crate::needs;
 use crate::needs_containers;
 use crate::support::bundle::Bundle;
 use crate::support::fifo::{Sink, make};
+use crate::support::older_kernel::without;
 use crate::support::shim::Host;
 use crate::support::subject::ours;
 use containerd_shim_protos::api::Status;
@@ -56,6 +57,23 @@ fn failure_is_told_once_in_the_words_of_the_answer_and_calls_are_not_without_deb
     let words = failure.message.replace('"', "\\\"");
     assert_eq!(text.matches(&words).count(), 1, "{words:?} in {text}");
     assert!(!text.contains("level=debug"), "{text}");
+}
+
+/// A host that gives no read-only view of the shim's file (CVE-2019-5736) is no reason to start no shim.
+#[test]
+fn shim_that_runs_from_its_writable_file_says_so_once() {
+    needs_containers!();
+    needs!(ours(), "runc copies its file");
+    let mut host = Host::new();
+    host.flags.push("-debug".into());
+    let (bundle, log) = logged(&host, "");
+    let shim = without(&["mount_setattr"], || host.start(bundle));
+    shim.state("").expect_err("there is no container");
+    log.wait_for("State a: NOT_FOUND");
+    let text = log.so_far();
+    let line = text.lines().find(|line| line.contains("read-only view")).expect("the line");
+    assert!(line.contains("level=warning") && line.contains("mount_setattr"), "{line}");
+    assert_eq!(text.matches("read-only view").count(), 1, "{text}");
 }
 
 #[test]

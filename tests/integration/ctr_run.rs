@@ -52,6 +52,7 @@ fn terminal_is_a_terminal() {
     for word in std::iter::once(ctr.get_program()).chain(ctr.get_args()) {
         command.push_str(&format!(" '{}'", word.to_string_lossy().replace('\'', r"'\''")));
     }
+    let began = std::time::Instant::now();
     let output = std::process::Command::new("script")
         .args(["-qec", &command, "/dev/null"])
         .env("PATH", subject::search_path())
@@ -59,10 +60,9 @@ fn terminal_is_a_terminal() {
         .output()
         .expect("start script");
     let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
-    assert!(
-        text.contains("/dev/pts/0\n") && text.contains("37 91\n") && text.contains("all three\n"),
-        "{text:?}"
-    );
+    let whole = ["/dev/pts/0\n", "37 91\n", "all three\n"].iter().all(|line| text.contains(line));
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(whole && output.status.success(), "{} after {:?}: {text:?} {words:?}", output.status, began.elapsed());
 }
 
 #[test]
