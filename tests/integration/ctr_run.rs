@@ -62,7 +62,12 @@ fn terminal_is_a_terminal() {
     let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
     let whole = ["/dev/pts/0\n", "37 91\n", "all three\n"].iter().all(|line| text.contains(line));
     let words = String::from_utf8_lossy(&output.stderr);
-    assert!(whole && output.status.success(), "{} after {:?}: {text:?} {words:?}", output.status, began.elapsed());
+    assert!(
+        whole && output.status.success(),
+        "{} after {:?}: {text:?} {words:?}",
+        output.status,
+        began.elapsed()
+    );
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use crate::support::bundle::Bundle;
 use crate::support::fifo::Sink;
 use crate::support::hung::{self, Hung};
+use crate::support::older_kernel::while_opened;
 use crate::support::shim::{Host, Shim, Stdio3};
 use crate::support::subject;
 use crate::support::wire::Client;
@@ -15,30 +16,39 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::mpsc::channel;
 
-/// Looks at every process whose parent is outside the pid namespace, but for init: a shim's child on its way in.
-/// Prints what it gets to see of one, and `write` if its program could be opened for writing.
+/// Waits for the file /go, and looks at every child of the process that is named there, but for init: with 0, a process from
+/// outside the pid namespace, a shim's child on its way in. Prints what it gets to see of one, and `write` if its program
+/// could be opened for writing.
 const LOOK: &str = r#"
-look() {
-    for p in /proc/[0-9]*; do
-        [ "$p" != /proc/1 ] || continue
-        parent=$(sed 's/.*) . //; s/ .*//' $p/stat 2>/dev/null)
-        [ "$parent" = 0 ] || continue
-        echo "process $(cat $p/comm 2>/dev/null)"
-        echo "root $(ls $p/root/marker 2>&1)"
-        echo "cwd $(readlink $p/cwd)"
-        # The numbers may be listed by whoever may pass over permissions (CAP_DAC_OVERRIDE); what they are is the question.
-        ls -l $p/fd 2>/dev/null | sed -n 's/.* -> /fd /p' | grep -v -e pipe: -e socket: -e /null -e /dev/pts/
-        echo "environment $(tr '\0' '\n' <$p/environ 2>/dev/null | grep -c .)"
-        (exec 3>>$p/exe) 2>/dev/null && echo write
-    done
-}
+while [ ! -s /go ]; do sleep 0.05; done
+read -r shim </go
+for p in /proc/[0-9]*; do
+    [ "$p" != /proc/1 ] || continue
+    parent=$(sed 's/.*) . //; s/ .*//' $p/stat 2>/dev/null)
+    [ "$parent" = "$shim" ] || continue
+    echo "process $(cat $p/comm 2>/dev/null)"
+    echo "root $(ls $p/root/marker 2>&1)"
+    echo "cwd $(readlink $p/cwd)"
+    # The numbers may be listed by whoever may pass over permissions (CAP_DAC_OVERRIDE); what they are is the question.
+    ls -l $p/fd 2>/dev/null | sed -n 's/.* -> /fd /p' | grep -v -e pipe: -e socket: -e /null -e /dev/pts/
+    echo "environment $(tr '\0' '\n' <$p/environ 2>/dev/null | grep -c .)"
+    (exec 3>>$p/exe) 2>/dev/null && echo write
+done
+echo done
+exec sleep 1000
 "#;
 
 fn with_trace(bundle: &mut Bundle) {
     for set in ["bounding", "effective", "permitted"] {
         bundle.push(&format!("/process/capabilities/{set}"), json!("CAP_SYS_PTRACE"));
     }
+}
+
+fn in_the_hosts_pid_namespace(bundle: &mut Bundle) {
+    let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().expect("namespaces");
+    namespaces.retain(|namespace| namespace["type"] != "pid");
 }
 
 /// A container whose root has the file /marker, so that another root than its own is told from it.
@@ -58,15 +68,17 @@ struct Onlooker<'h> {
 
 impl<'h> Onlooker<'h> {
     fn new(host: &'h Host, trace: bool) -> Self {
+        Self::with(host, |bundle| {
+            if trace {
+                with_trace(bundle);
+            }
+        })
+    }
+
+    fn with(host: &'h Host, change: impl FnOnce(&mut Bundle)) -> Self {
         let out = Sink::new(host.folder().join("out"));
-        let mut bundle = marked(
-            host,
-            "a",
-            &format!("{LOOK}\nwhile [ ! -e /go ]; do sleep 0.05; done; look; echo done; sleep 1000"),
-        );
-        if trace {
-            with_trace(&mut bundle);
-        }
+        let mut bundle = marked(host, "a", LOOK);
+        change(&mut bundle);
         let shim = host.start(bundle);
         let pid = shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
         Self { out, go: host.folder().join("a/rootfs/go"), pid, _shim: shim }
@@ -79,8 +91,9 @@ impl<'h> Onlooker<'h> {
         bundle
     }
 
-    fn look(&self) -> String {
-        fs::write(&self.go, "").expect("write into the container");
+    /// At the children of `shim`, which is 0 where it is outside the pid namespace.
+    fn look(&self, shim: i32) -> String {
+        fs::write(&self.go, format!("{shim}\n")).expect("write into the container");
         self.out.wait_for("done");
         let text = self.out.so_far();
         assert!(text.contains("process "), "the other container was not seen at all: {text}");
@@ -94,7 +107,7 @@ fn seen_at_the_gate(trace: bool) -> String {
     let onlooker = Onlooker::new(&host, trace);
     let neighbour = host.start(onlooker.neighbour(&host));
     neighbour.create().expect("Create");
-    onlooker.look()
+    onlooker.look(0)
 }
 
 fn assert_shows_nothing(text: &str) {
@@ -136,9 +149,44 @@ fn cve_2016_9962_a_process_that_waits_for_its_hooks_shows_nothing() {
     let request = neighbour.create_request(&Stdio3::default());
     client.send(neighbour.service(), "Create", &request).expect("send Create");
     eventually("the hook", SOON, || reached.exists().then_some(()));
-    assert_shows_nothing(&onlooker.look());
+    assert_shows_nothing(&onlooker.look(0));
     fs::write(seen, "").expect("tell the hook");
     client.receive::<containerd_shim_protos::api::CreateTaskResponse>("Create").expect("Create");
+}
+
+/// The same while it waits for its id maps, the first thing that it waits for at all: only the host's pid namespace has it
+/// yet. To see it fail: drop `set_dumpable(false)` in `shim/serve.rs`.
+#[test]
+fn cve_2016_9962_a_process_that_waits_for_its_id_maps_shows_nothing() {
+    needs_containers!();
+    needs!(subject::ours(), "runc writes the maps of another process");
+    let host = Host::new();
+    let onlooker = Onlooker::with(&host, in_the_hosts_pid_namespace);
+    let mut bundle = host.bundle("b", "sleep 1000");
+    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+    bundle.push("/linux/namespaces", json!({"type": "user"}));
+    bundle.set("/linux/uidMappings", map.clone());
+    bundle.set("/linux/gidMappings", map);
+    let ((reached, at_gate), (go_on, told)) = (channel(), channel::<()>());
+    let wait = move || {
+        let _ = reached.send(());
+        let _ = told.recv();
+    };
+    let (started, shim) = channel();
+    std::thread::scope(|scope| {
+        let create = || {
+            let neighbour = host.start(bundle);
+            started.send(neighbour.pid).expect("tell the pid");
+            neighbour.create().map(drop)
+        };
+        let created = scope.spawn(|| while_opened("/gid_map", wait, create));
+        let shim = shim.recv().expect("a shim");
+        at_gate.recv_timeout(SOON).expect("gid_map is opened");
+        let text = onlooker.look(shim);
+        drop(go_on);
+        created.join().expect("the thread").expect("Create");
+        assert_shows_nothing(&text);
+    });
 }
 
 /// The same for who may trace everybody in its pid namespace: there is nothing of the shim's to be seen.
@@ -172,7 +220,7 @@ fn cve_2016_9962_a_process_that_waits_for_its_seccomp_agent_has_nothing_of_the_s
     let request = containerd_shim_protos::api::StartRequest { id: neighbour.id(), ..Default::default() };
     client.send(neighbour.service(), "Start", &request).expect("send Start");
     let (agent, _) = listener.accept().expect("the listener of the filter");
-    let text = onlooker.look();
+    let text = onlooker.look(0);
     assert_is_the_containers(&text.replace("fd anon_inode:seccomp notify\n", ""));
     neighbour.kill("", libc::SIGKILL).expect("Kill");
     // That it was killed in its start, or as soon as it had started: either may be said.
@@ -182,8 +230,8 @@ fn cve_2016_9962_a_process_that_waits_for_its_seccomp_agent_has_nothing_of_the_s
 }
 
 /// Starts an exec whose working directory, or program, does not answer.
-fn exec_that_hangs(shim: &Shim<'_>, hung: &mut Hung, hangs: u32) -> Client {
-    let process = match hangs {
+fn exec_that_hangs(shim: &Shim<'_>, hung: &mut Hung, hangs: u32, terminal: bool) -> Client {
+    let mut process = match hangs {
         hung::LOOKUP => {
             let mut process = shim.bundle.process(&["true"]);
             process["cwd"] = json!("/hung/x");
@@ -191,7 +239,8 @@ fn exec_that_hangs(shim: &Shim<'_>, hung: &mut Hung, hangs: u32) -> Client {
         }
         _ => shim.bundle.process(&["/hung/x"]),
     };
-    shim.exec_process("e", &process, &Stdio3::default()).expect("Exec");
+    process["terminal"] = json!(terminal);
+    shim.exec_process("e", &process, &Stdio3 { terminal, ..Default::default() }).expect("Exec");
     let mut client = shim.client();
     let request = containerd_shim_protos::api::StartRequest {
         id: shim.id(),
@@ -204,15 +253,11 @@ fn exec_that_hangs(shim: &Shim<'_>, hung: &mut Hung, hangs: u32) -> Client {
 }
 
 /// Execs into a container with `change`, whose working directory does not answer; what `look` sees meanwhile.
-fn seen_while_an_exec_is_set_up(id: &str, hangs: u32, trace: bool) -> Option<String> {
+fn seen_while_an_exec_is_set_up(id: &str, hangs: u32, trace: bool, terminal: bool) -> Option<String> {
     let host = Host::new();
     let mut hung = Hung::on(&host.folder().join("hung"), hangs)?;
     let out = Sink::new(host.folder().join("out"));
-    let mut bundle = marked(
-        &host,
-        id,
-        &format!("{LOOK}\nwhile [ ! -e /go ]; do sleep 0.05; done; look; echo done; sleep 1000"),
-    );
+    let mut bundle = marked(&host, id, LOOK);
     bundle.push(
         "/mounts",
         json!({"destination": "/hung", "type": "bind", "source": hung.folder, "options": ["bind"]}),
@@ -222,8 +267,8 @@ fn seen_while_an_exec_is_set_up(id: &str, hangs: u32, trace: bool) -> Option<Str
     }
     let shim = host.start(bundle);
     shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
-    let mut client = exec_that_hangs(&shim, &mut hung, hangs);
-    fs::write(host.folder().join(id).join("rootfs/go"), "").expect("write into the container");
+    let mut client = exec_that_hangs(&shim, &mut hung, hangs, terminal);
+    fs::write(host.folder().join(id).join("rootfs/go"), "0\n").expect("write into the container");
     out.wait_for("done");
     hung.let_go();
     client
@@ -239,15 +284,16 @@ fn seen_while_an_exec_is_set_up(id: &str, hangs: u32, trace: bool) -> Option<Str
 fn cve_2019_5736_an_execd_process_comes_to_its_tracers_only_when_it_is_set_up() {
     needs_containers!();
     needs!(subject::ours(), "runc's own init is in the pid namespace while it sets itself up");
-    let Some(text) = seen_while_an_exec_is_set_up("a", hung::LOOKUP, true) else {
-        needs!(false, "this machine has no FUSE");
-        return;
-    };
-    assert!(!text.contains("process "), "{text}");
-    let text = seen_while_an_exec_is_set_up("b", hung::OPEN, true).expect("FUSE");
-    assert!(text.contains("process ") && text.contains("/root/marker\n"), "{text}");
-    assert!(text.contains("cwd /\n") && text.contains("environment 0\n"), "{text}");
-    assert!(!text.contains("fd ") && !text.contains("write"), "{text}");
+    for terminal in [false, true] {
+        let Some(text) = seen_while_an_exec_is_set_up("a", hung::LOOKUP, true, terminal) else {
+            needs!(false, "this machine has no FUSE");
+            return;
+        };
+        assert!(!text.contains("process "), "{text}");
+        let text = seen_while_an_exec_is_set_up("b", hung::OPEN, true, terminal).expect("FUSE");
+        assert!(text.contains("process "), "{text}");
+        assert_is_the_containers(&text);
+    }
 }
 
 /// The same where the tracer is another container of the pod, which has joined the pid namespace (`kubectl debug --target`).
@@ -269,18 +315,15 @@ fn cve_2019_5736_an_execd_process_is_kept_from_tracers_of_another_container_of_t
     );
     let mut shim = host.start(target);
     let pid = shim.run();
-    let mut tracer = host.bundle(
-        "b",
-        &format!("{LOOK}\nwhile [ ! -e /go ]; do sleep 0.05; done; look; echo done; sleep 1000"),
-    );
+    let mut tracer = host.bundle("b", LOOK);
     tracer.set("/linux/namespaces/0/path", json!(format!("/proc/{pid}/ns/pid")));
     with_trace(&mut tracer);
     tracer.write();
     let target = std::mem::replace(&mut shim.bundle, tracer);
     shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
     let tracer = std::mem::replace(&mut shim.bundle, target);
-    let mut client = exec_that_hangs(&shim, &mut hung, hung::LOOKUP);
-    fs::write(tracer.folder.join("rootfs/go"), "").expect("write into the container");
+    let mut client = exec_that_hangs(&shim, &mut hung, hung::LOOKUP, false);
+    fs::write(tracer.folder.join("rootfs/go"), "0\n").expect("write into the container");
     out.wait_for("done");
     // Itself, and nobody else who came from outside.
     assert_eq!(out.so_far().matches("process ").count(), 1, "{}", out.so_far());
@@ -300,7 +343,7 @@ fn cve_2019_5736_an_execd_process_is_kept_from_tracers_of_another_container_of_t
 fn cve_2016_9962_an_execd_process_that_is_set_up_shows_nothing() {
     needs_containers!();
     needs!(subject::ours(), "runc's own init chooses its directory elsewhere");
-    let Some(text) = seen_while_an_exec_is_set_up("a", hung::LOOKUP, false) else {
+    let Some(text) = seen_while_an_exec_is_set_up("a", hung::LOOKUP, false, false) else {
         needs!(false, "this machine has no FUSE");
         return;
     };
@@ -316,8 +359,7 @@ fn cve_2016_9962_the_shim_shows_nothing_to_a_container_in_the_hosts_pid_namespac
     let host = Host::new();
     let out = Sink::new(host.folder().join("out"));
     let mut bundle = host.bundle("a", "read p; readlink /proc/$p/fd/* /proc/$p/cwd /proc/$p/root; cat /proc/$p/environ; readlink /proc/$p/exe; echo done");
-    let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().expect("namespaces");
-    namespaces.retain(|namespace| namespace["type"] != "pid");
+    in_the_hosts_pid_namespace(&mut bundle);
     let shim = host.start(bundle);
     let mut stdin = crate::support::fifo::Source::new(host.folder().join("in"));
     shim.run_with(&Stdio3 { stdin: stdin.uri(), stdout: out.uri(), ..Default::default() });

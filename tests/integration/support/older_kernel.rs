@@ -68,13 +68,32 @@ pub fn without_wait_killable_recv<T: Send>(what: impl FnOnce() -> T + Send) -> T
 
 /// As a cgroup v2 before 5.14: no folder has the file `cgroup.kill`.
 pub fn without_cgroup_kill<T: Send>(what: impl FnOnce() -> T + Send) -> T {
-    supervised(&["open", "openat", "openat2"], what, |asked| {
-        let path = asked.data.args[usize::from(!is_open(asked.data.nr.into()))];
-        let mut name = [0; libc::PATH_MAX as usize];
-        let read = memory(asked.pid, path, &mut name);
-        let name = name[..read].split(|byte| *byte == 0).next().unwrap_or_default();
-        name.ends_with(b"cgroup.kill").then_some(libc::ENOENT)
+    supervised(&OPENS, what, |asked| opened(asked).ends_with("cgroup.kill").then_some(libc::ENOENT))
+}
+
+/// No older kernel, but one that takes its time: while a file whose path ends with `name` is opened, `meanwhile` happens.
+pub fn while_opened<T: Send>(
+    name: &'static str,
+    meanwhile: impl Fn() + Send + 'static,
+    what: impl FnOnce() -> T + Send,
+) -> T {
+    watched(&OPENS, what, move |asked| {
+        if opened(asked).ends_with(name) {
+            meanwhile();
+        }
+        None
     })
+}
+
+const OPENS: [&str; 3] = ["open", "openat", "openat2"];
+
+/// The path that one of `OPENS` was given.
+fn opened(asked: &seccomp_notif) -> String {
+    let path = asked.data.args[usize::from(!is_open(asked.data.nr.into()))];
+    let mut name = [0; libc::PATH_MAX as usize];
+    let read = memory(asked.pid, path, &mut name);
+    let name = name[..read].split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(name).into_owned()
 }
 
 /// Runs `what` in a thread whose `calls` are refused where `judge` says so, and in no other case. It must have been.
@@ -85,15 +104,26 @@ fn supervised<T: Send>(
 ) -> T {
     let refused = Arc::new(AtomicU32::new(0));
     let count = refused.clone();
+    let result = watched(calls, what, move |asked| {
+        judge(asked).inspect(|_| _ = count.fetch_add(1, Ordering::Relaxed))
+    });
+    assert!(refused.load(Ordering::Relaxed) > 0, "nobody asked for what this kernel lacks");
+    result
+}
+
+/// Runs `what` in a thread whose `calls` each wait for what `judge` says of them.
+fn watched<T: Send>(
+    calls: &[&str],
+    what: impl FnOnce() -> T + Send,
+    judge: impl Fn(&seccomp_notif) -> Option<i32> + Send + 'static,
+) -> T {
     let (sender, receiver) = channel();
     // From outside of the filter, or it would have to answer itself. It ends with the last process that has the filter.
     thread::spawn(move || {
         let Ok(listener) = receiver.recv() else { return };
-        answer(&listener, |asked| judge(asked).inspect(|_| _ = count.fetch_add(1, Ordering::Relaxed)));
+        answer(&listener, judge);
     });
-    let result = filtered(json!({"names": calls, "action": "SCMP_ACT_NOTIFY"}), Some(sender), what);
-    assert!(refused.load(Ordering::Relaxed) > 0, "nobody asked for what this kernel lacks");
-    result
+    filtered(json!({"names": calls, "action": "SCMP_ACT_NOTIFY"}), Some(sender), what)
 }
 
 fn filtered<T: Send>(rule: Value, listener: Option<Sender<OwnedFd>>, what: impl FnOnce() -> T + Send) -> T {
