@@ -296,3 +296,38 @@ fn impossible_profiles_are_refused_by_their_field() {
         shim.assert_nothing_left();
     }
 }
+
+/// Containers of a pod have a filter each, whether their profiles are the same or differ.
+#[test]
+fn containers_of_one_shim_have_their_own_profiles() {
+    needs_containers!();
+    let host = Host::new();
+    let bundle = |id: &str, errno: i32| {
+        let mut bundle = host.bundle(id, "mkdir /x 2>&1; sleep 1000");
+        profile(&mut bundle, "SCMP_ACT_ERRNO", &["mkdir", "mkdirat"]);
+        bundle.set("/linux/seccomp/syscalls/0/errnoRet", json!(errno));
+        bundle.write();
+        bundle
+    };
+    let mut shim = host.start(bundle("a", libc::EMLINK));
+    let mut earlier = Vec::new();
+    for (id, errno, words) in [
+        ("", libc::EMLINK, "Too many links"),
+        ("b", libc::EMLINK, "Too many links"),
+        ("c", libc::ENOSPC, "No space left"),
+    ] {
+        if !id.is_empty() {
+            earlier.push(std::mem::replace(&mut shim.bundle, bundle(id, errno)));
+        }
+        let out = Sink::new(host.folder().join(format!("out{id}")));
+        shim.run_with(&Stdio3 { stdout: out.uri(), ..Default::default() });
+        out.wait_for(words);
+        assert!(exec_output(&shim, "mkdir /y 2>&1 || true", |_| {}).contains(words));
+    }
+    for bundle in earlier.into_iter().rev() {
+        shim.kill("", libc::SIGKILL).expect("Kill");
+        shim.wait("").expect("Wait");
+        shim.delete("").expect("Delete");
+        shim.bundle = bundle;
+    }
+}
