@@ -25,9 +25,16 @@ counted() {
     local name=$1
     shift
     step "$name"
+    attempt "$@" || { panicked && attempt "$@"; } || { failed=$((failed + 1)); echo "$name: failed"; }
     # One line per passed test is noise; a binary that dies without its result line is a failure of its own.
-    timeout -k 10 "${TEST_TIMEOUT:-1200}" "$@" >"$results/$name.log" 2>&1 || { failed=$((failed + 1)); echo "$name: failed"; }
     grep -v -E '^(test .* \.\.\. ok|running [0-9]+ tests?|SKIP .*|)$' "$results/$name.log" || :
+}
+
+attempt() { timeout -k 10 "${TEST_TIMEOUT:-1200}" "$@" >"$results/$name.log" 2>&1; }
+
+# panicked: has the guest's kernel, and not a test, ended the run? User-Mode Linux does so now and then, in a fork that is killed.
+panicked() {
+    grep '^Kernel panic' "$results/$name.log" && ! grep -q '\.\.\. FAILED$' "$results/$name.log" && echo "$name: once more"
 }
 
 # executable TEST: path of the built test binary (TEST is a test target's name, or lib).

@@ -8,7 +8,9 @@ use crate::support::older_kernel::without;
 use crate::support::shim::Host;
 use crate::support::subject::ours;
 use containerd_shim_protos::api::Status;
+use myshim::sys::fs::is_readonly;
 use serde_json::json;
+use std::os::fd::AsFd;
 
 /// A bundle whose log is read by the test.
 fn logged(host: &Host, script: &str) -> (Bundle, Sink) {
@@ -65,6 +67,8 @@ fn shim_that_runs_from_its_writable_file_says_so_once() {
     needs_containers!();
     needs!(ours(), "runc copies its file");
     let mut host = Host::new();
+    let file = std::fs::File::open(&host.binary).expect("open the shim");
+    needs!(!is_readonly(file.as_fd()).expect("fstatvfs"), "the shim's file cannot be written here");
     host.flags.push("-debug".into());
     let (bundle, log) = logged(&host, "");
     let shim = without(&["mount_setattr"], || host.start(bundle));

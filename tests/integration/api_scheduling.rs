@@ -47,14 +47,15 @@ fn sleeper<'h>(host: &'h Host, process: &[(&str, Value)]) -> Shim<'h> {
 fn init_has_its_scheduling_policy() {
     needs_containers!();
     needs!(!peer_lacks(1, 2), "this runc is older than `scheduler`");
+    let (_, _, inherited) = scheduling(std::process::id());
     let cases = [
         (json!({"policy": "SCHED_OTHER", "nice": 5}), (0, 0, 5)),
         (json!({"policy": "SCHED_BATCH", "nice": 7}), (3, 0, 7)),
-        (json!({"policy": "SCHED_IDLE"}), (5, 0, 0)),
+        (json!({"policy": "SCHED_IDLE"}), (5, 0, inherited)),
         (
             json!({"policy": "SCHED_DEADLINE", "runtime": 1_000_000, "deadline": 99_000_000,
                 "period": 100_000_000, "flags": ["SCHED_FLAG_RECLAIM", "SCHED_FLAG_DL_OVERRUN"]}),
-            (6, 0, 0),
+            (6, 0, inherited),
         ),
     ];
     for (scheduler, expected) in cases {
@@ -72,6 +73,7 @@ fn init_has_its_real_time_policy() {
     needs_containers!();
     needs!(!peer_lacks(1, 2), "this runc is older than `scheduler`");
     needs!(!cgroup_v2(), "CONFIG_RT_GROUP_SCHED keeps real time out of v2 cgroups");
+    let (_, _, inherited) = scheduling(std::process::id());
     for (policy, number, priority) in [("SCHED_FIFO", 1, 10), ("SCHED_RR", 2, 20)] {
         let host = Host::new();
         let mut bundle = host.bundle("a", "exec sleep 1000");
@@ -80,7 +82,7 @@ fn init_has_its_real_time_policy() {
             bundle.set("/linux/resources/cpu", real_time);
         }
         let shim = host.start(bundle);
-        assert_eq!(scheduling(shim.run()), (number, priority, 0), "{policy}");
+        assert_eq!(scheduling(shim.run()), (number, priority, inherited), "{policy}");
     }
 }
 
