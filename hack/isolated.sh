@@ -27,5 +27,6 @@ done
 mounts=$(comm -13 <(echo "$before") <(tables))
 [ -z "$mounts" ] || { echo "$mounts" | sed 's/^/left behind: mount /'; status=1; }
 sockets=$(find /run/containerd /run/containerd/s -type s 2>/dev/null | sort -u)
-[ -z "$sockets" ] || { echo "$sockets" | sed 's/^/left behind: socket /'; status=1; }
+# The Go shim leaves its sockets behind.
+[ -z "$sockets" ] || [ "${SHIM_UNDER_TEST:-ours}" = runc ] || { echo "$sockets" | sed 's/^/left behind: socket /'; status=1; }
 exit $status

@@ -208,7 +208,9 @@ fn create_fails_when_a_mount_source_is_missing_and_names_it() {
     needs_containers!();
     let mount =
         json!({"destination": "/volume", "type": "bind", "source": "/no/such/source", "options": ["rbind"]});
-    assert_create_fails(|b| b.push("/mounts", mount), &["/no/such/source", "/volume"]);
+    // runc does not say where it was to be mounted.
+    let words = if ours() { &["/no/such/source", "/volume"][..] } else { &["/no/such/source"] };
+    assert_create_fails(|b| b.push("/mounts", mount), words);
 }
 
 /// Docker adds its hint, "Are you trying to mount a directory onto a file (or vice-versa)?", to these very words.

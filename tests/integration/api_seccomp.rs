@@ -320,7 +320,7 @@ fn containers_of_one_shim_have_their_own_profiles() {
             earlier.push(std::mem::replace(&mut shim.bundle, bundle(id, errno)));
         }
         let out = Sink::new(host.folder().join(format!("out{id}")));
-        shim.run_with(&Stdio3 { stdout: out.uri(), ..Default::default() });
+        shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
         out.wait_for(words);
         assert!(exec_output(&shim, "mkdir /y 2>&1 || true", |_| {}).contains(words));
     }

@@ -4,6 +4,7 @@ use crate::needs;
 use crate::needs_containers;
 use crate::support::run::output;
 use crate::support::shim::Host;
+use crate::support::subject::peer_lacks;
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -29,6 +30,7 @@ fn new_user_namespace_maps_root_and_its_processes_are_the_mapped_user() {
 #[test]
 fn time_namespace_has_its_offsets() {
     needs_containers!();
+    needs!(!peer_lacks(1, 2), "this runc is older than time namespaces");
     needs!(Path::new("/proc/self/ns/time").exists(), "this kernel has no time namespaces");
     let text = output("cut -d. -f1 /proc/uptime", |bundle, _| {
         bundle.push("/linux/namespaces", json!({"type": "time"}));
@@ -174,6 +176,7 @@ fn failing_hook_fails_create_in_words_and_leaves_nothing() {
 #[test]
 fn personality_is_the_one_asked_for() {
     needs_containers!();
+    needs!(!peer_lacks(1, 2), "this runc is older than `personality`");
     let text = output("cat /proc/self/personality", |bundle, _| {
         bundle.set("/linux/personality", json!({"domain": "LINUX32"}));
     });

@@ -358,11 +358,12 @@ fn cve_2016_9962_the_shim_shows_nothing_to_a_container_in_the_hosts_pid_namespac
     needs_containers!();
     let host = Host::new();
     let out = Sink::new(host.folder().join("out"));
-    let mut bundle = host.bundle("a", "read p; readlink /proc/$p/fd/* /proc/$p/cwd /proc/$p/root; cat /proc/$p/environ; readlink /proc/$p/exe; echo done");
+    let look = "read p; for link in /proc/$p/fd/* /proc/$p/cwd /proc/$p/root /proc/$p/exe; do readlink $link; done; cat /proc/$p/environ; echo done";
+    let mut bundle = host.bundle("a", &format!("exec 2>/dev/null; {look}"));
     in_the_hosts_pid_namespace(&mut bundle);
     let shim = host.start(bundle);
     let mut stdin = crate::support::fifo::Source::new(host.folder().join("in"));
-    shim.run_with(&Stdio3 { stdin: stdin.uri(), stdout: out.uri(), ..Default::default() });
+    shim.run_with(&Stdio3 { stdin: stdin.uri(), stdout: out.uri(), stderr: out.uri(), ..Default::default() });
     stdin.write(&format!("{}\n", shim.pid));
     out.wait_for("done");
     assert_eq!(out.so_far(), "done\n");
@@ -396,7 +397,8 @@ fn cve_2019_5736_the_shims_program_cannot_be_written_through_proc() {
 
 fn capabilities(shim: &Shim<'_>, exec: &str, process: &Value) -> String {
     let out = Sink::new(shim.host.folder().join(format!("out-{exec}")));
-    shim.exec_process(exec, process, &Stdio3 { stdout: out.uri(), ..Default::default() }).expect("Exec");
+    shim.exec_process(exec, process, &Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() })
+        .expect("Exec");
     shim.start(exec).expect("Start");
     shim.wait(exec).expect("Wait");
     shim.delete(exec).expect("Delete");
@@ -412,7 +414,7 @@ fn cve_2022_29162_no_capability_is_inheritable_unless_the_spec_says_so() {
     let host = Host::new();
     let out = Sink::new(host.folder().join("out"));
     let shim = host.start(host.bundle("a", "grep CapInh /proc/self/status; sleep 1000"));
-    shim.run_with(&Stdio3 { stdout: out.uri(), ..Default::default() });
+    shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
     out.wait_for("CapInh:\t0000000000000000\n");
     let look = ["grep", "CapInh", "/proc/self/status"];
     let mut process = shim.bundle.process(&look);
