@@ -166,6 +166,8 @@ impl Pump {
                 }
                 Err(e) if e.is(libc::EINTR) => {}
                 Err(e) if e.is(libc::EAGAIN) => match pipe::readable_bytes(source) {
+                    // A full sink hides the end, which stays ready for ever: to wait for more would be to spin.
+                    Ok(0) if pipe::is_at_end(source) => return Step::End,
                     Ok(0) => return Step::Empty,
                     // The first time the sink is full it may only have been small.
                     _ if state.grow(source, sink) => {}
@@ -302,5 +304,34 @@ impl Sink {
             (Sink::File(file), None) => (&*file).write(data),
             (_, None) => Ok(data.len()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use tokio::io::Interest;
+
+    use super::super::target::watch;
+    use super::*;
+
+    fn ends(pair: (OwnedFd, OwnedFd)) -> (File, File) {
+        pipe::set_nonblocking(pair.0.as_fd()).unwrap();
+        pipe::set_nonblocking(pair.1.as_fd()).unwrap();
+        (pair.0.into(), pair.1.into())
+    }
+
+    /// Nobody reads, and another pump has filled the sink: two streams into one FIFO.
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_stream_ends_though_its_sink_is_full() {
+        let (source, writer) = ends(pipe::pipe().unwrap());
+        let (_reader, mut sink) = ends(pipe::pipe().unwrap());
+        while sink.write(&[0; 4096]).is_ok() {}
+        let source = Source::Pipe(watch(source, Interest::READABLE).unwrap());
+        let pump = Pump::new("stderr", source, Sink::Pipe(watch(sink, Interest::WRITABLE).unwrap()));
+        assert_eq!(pump.step(), Step::Empty);
+        drop(writer);
+        assert_eq!(pump.step(), Step::End);
     }
 }

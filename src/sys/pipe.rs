@@ -42,6 +42,14 @@ pub fn readable_bytes(pipe: BorrowedFd<'_>) -> Result<usize> {
     Ok(bytes as usize)
 }
 
+/// Is the pipe read to its end: nothing in it, and no writer (poll(2), `POLLHUP` without `POLLIN`)? An error is no end.
+pub fn is_at_end(pipe: BorrowedFd<'_>) -> bool {
+    let mut p = libc::pollfd { fd: pipe.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: p is one live pollfd.
+    unsafe { libc::poll(&mut p, 1, 0) };
+    p.revents & (libc::POLLHUP | libc::POLLIN) == libc::POLLHUP
+}
+
 /// fcntl(2) `F_SETFL`: sets `O_NONBLOCK`. A flag of this end alone: the other end of a pipe has its own.
 pub fn set_nonblocking(fd: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: takes integers only.
