@@ -25,6 +25,7 @@ counted() {
     local name=$1
     shift
     step "$name"
+    cp "$MYSHIM_TEST_SKIPS" "$results/skips.before"
     attempt "$@" || { panicked && attempt "$@"; } || { failed=$((failed + 1)); echo "$name: failed"; }
     # One line per passed test is noise; a binary that dies without its result line is a failure of its own.
     grep -v -E '^(test .* \.\.\. ok|running [0-9]+ tests?|SKIP .*|)$' "$results/$name.log" || :
@@ -34,7 +35,10 @@ attempt() { timeout -k 10 "${TEST_TIMEOUT:-1200}" "$@" >"$results/$name.log" 2>&
 
 # panicked: has the guest's kernel, and not a test, ended the run? User-Mode Linux does so now and then, in a fork that is killed.
 panicked() {
-    grep '^Kernel panic' "$results/$name.log" && ! grep -q '\.\.\. FAILED$' "$results/$name.log" && echo "$name: once more"
+    grep '^Kernel panic' "$results/$name.log" && ! grep -q '\.\.\. FAILED$' "$results/$name.log" || return 1
+    echo "$name: once more"
+    mv "$results/$name.log" "$results/$name.panic"
+    cp "$results/skips.before" "$MYSHIM_TEST_SKIPS"
 }
 
 # executable TEST: path of the built test binary (TEST is a test target's name, or lib).

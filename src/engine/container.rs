@@ -5,8 +5,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
-use oci_spec::runtime::{self as spec, Hooks, Spec};
+use oci_spec::runtime::{Hooks, Spec};
 
 use super::cgroup::Cgroup;
 use super::clear::{KILL_WITHIN, bury, clear};
@@ -20,9 +21,6 @@ use super::seccomp::agent;
 use super::state::{Exit, State};
 use crate::sys::fault::fault;
 use crate::sys::process;
-
-/// Processes signalled at a time, a descriptor each.
-const PIDFDS: usize = 64;
 
 /// A process of a container, named by pidfd.
 #[derive(Debug, Clone)]
@@ -236,29 +234,10 @@ impl Container {
         if signal == libc::SIGKILL {
             return Ok(self.cgroup.kill(KILL_WITHIN)?);
         }
-        let mut others = self.cgroup.pids()?;
-        others.retain(|pid| *pid != self.init.pid);
-        let failures = others.chunks(PIDFDS).flat_map(|some| self.signal_some(some, signal));
-        failures.collect::<Vec<_>>().into_iter().next().map_or(Ok(()), Err)
-    }
-
-    /// Signals those of `pids` that are the container's.
-    fn signal_some(&self, pids: &[i32], signal: i32) -> Vec<Error> {
-        let opened: Vec<_> =
-            pids.iter().filter_map(|pid| Some((*pid, process::pidfd_open(*pid).ok()?))).collect();
-        // ORDER: looked at again with the pidfds open: one that is not there any more has given its number away.
-        let still = match self.cgroup.pids() {
-            Ok(still) => still,
-            Err(e) => return vec![e.into()],
-        };
-        let ours = opened.iter().filter(|(pid, _)| still.contains(pid));
-        ours.filter_map(|(pid, pidfd)| match process::pidfd_send_signal(pidfd.as_fd(), signal) {
-            Err(e) if !e.is(libc::ESRCH) => {
-                Some(Error::doing(format!("sending signal {signal} to process {pid}"), e))
-            }
-            _ => None,
-        })
-        .collect()
+        match self.cgroup.signal(signal, self.init.pid)?.into_iter().next() {
+            None => Ok(()),
+            Some((pid, e)) => Err(Error::doing(format!("sending signal {signal} to process {pid}"), e)),
+        }
     }
 
     /// After the end of init, without a Delete to come: all but the state file goes, where a later `delete` finds the
@@ -279,24 +258,21 @@ impl Container {
     pub fn delete(&self) -> Result<Vec<Error>, Error> {
         let state = self.state.lock().unwrap_or_else(|e| e.into_inner()).clone();
         clear(&state)?;
-        let failures = poststop(self.hooks.as_ref(), &self.document("stopped"));
+        let failures = poststop(self.hooks.as_ref(), &self.document("stopped"), None);
         bury(&state, &self.bundle)?;
         Ok(failures)
     }
 }
 
-/// poststop hooks of a container that is known by its bundle only.
-pub fn poststop_of(spec: &Spec, id: &str, bundle: &Path) -> Vec<Error> {
+/// poststop hooks of a container that is known by its bundle only, until `deadline`.
+pub fn poststop_of(spec: &Spec, id: &str, bundle: &Path, deadline: Instant) -> Vec<Error> {
     let annotations = spec.annotations().clone().unwrap_or_default();
     let document = Document { id, status: "stopped", pid: 0, bundle, annotations: &annotations };
-    poststop(spec.hooks().as_ref(), &document.json())
+    poststop(spec.hooks().as_ref(), &document.json(), Some(deadline))
 }
 
 /// poststop hooks all run, whatever the one before did (runtime-spec, "Lifecycle", step 13).
-pub fn poststop(hooks: Option<&Hooks>, document: &[u8]) -> Vec<Error> {
+fn poststop(hooks: Option<&Hooks>, document: &[u8], deadline: Option<Instant>) -> Vec<Error> {
     let list = hooks.and_then(|h| h.poststop().as_deref()).unwrap_or_default();
-    let one = |hook: &spec::Hook| {
-        hooks::run("poststop", std::slice::from_ref(hook), document, Place::Host, None).err()
-    };
-    list.iter().filter_map(one).collect()
+    hooks::run_all("poststop", list, document, deadline)
 }

@@ -85,7 +85,7 @@ fn may_trace(process: &spec::Process) -> bool {
 }
 
 /// Is the joined namespace the shim's own? setns(2) to one's own user namespace is an error, to others pointless.
-fn is_own(ns: &Joined) -> bool {
+pub fn is_own(ns: &Joined) -> bool {
     let file = match ns.kind {
         Kind::Mount => "mnt",
         Kind::Network => "net",

@@ -7,6 +7,7 @@ use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Hook;
 
@@ -83,12 +84,33 @@ pub fn run(
     until: Option<&Fd>,
 ) -> Result<(), Error> {
     hooks.iter().enumerate().try_for_each(|(index, hook)| {
-        let name = format!("hooks.{moment}[{index}] {}", hook.path().display());
-        one(hook, state, place, until).map_err(|e| Error::doing(name, e))
+        one(hook, state, place, until, None).map_err(|e| Error::doing(name(moment, index, hook), e))
     })
 }
 
-fn one(hook: &Hook, state: &[u8], place: Place<'_>, until: Option<&Fd>) -> Result<(), Error> {
+/// Runs `hooks` on the host, each whatever the one before did, until `deadline`: a hook has its share of what is left, so that
+/// one that hangs does not take the time of the next. Returns the failures.
+pub fn run_all(moment: &str, hooks: &[Hook], state: &[u8], deadline: Option<Instant>) -> Vec<Error> {
+    let run = |(index, hook): (usize, &Hook)| {
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let share = left.map(|left| left / (hooks.len() - index) as u32);
+        let ran = one(hook, state, Place::Host, None, share);
+        ran.map_err(|e| Error::doing(name(moment, index, hook), e)).err()
+    };
+    hooks.iter().enumerate().filter_map(run).collect()
+}
+
+fn name(moment: &str, index: usize, hook: &Hook) -> String {
+    format!("hooks.{moment}[{index}] {}", hook.path().display())
+}
+
+fn one(
+    hook: &Hook,
+    state: &[u8],
+    place: Place<'_>,
+    until: Option<&Fd>,
+    within: Option<Duration>,
+) -> Result<(), Error> {
     let output = memory()?;
     let plan = plan(hook, state, &output, place)?;
     let born = child::spawn(&plan)?;
@@ -103,7 +125,8 @@ fn one(hook: &Hook, state: &[u8], place: Place<'_>, until: Option<&Fd>) -> Resul
     }
     let own = hook.timeout().filter(|seconds| *seconds > 0);
     let seconds = own.unwrap_or(WITHIN);
-    let limit = seconds.saturating_mul(1000).min(i32::MAX.into()) as i32;
+    let own_limit = seconds.saturating_mul(1000).min(i32::MAX.into()) as i32;
+    let limit = within.map_or(own_limit, |within| own_limit.min(within.as_millis() as i32));
     let fds = [Some(born.pidfd.as_fd()), until.map(|fd| fd.as_fd())];
     let [ended, cut_short] = process::poll_either(fds, limit).doing(|| "waiting for it".into())?;
     if !ended {
@@ -112,6 +135,7 @@ fn one(hook: &Hook, state: &[u8], place: Place<'_>, until: Option<&Fd>) -> Resul
         born.abandon();
         let why = match (cut_short, own) {
             (true, _) => "was killed with its container".into(),
+            _ if limit < own_limit => format!("did not end within the {limit} ms there were and was killed"),
             (_, Some(_)) => format!("did not end within its timeout of {seconds} s and was killed"),
             (_, None) => {
                 format!("did not end within {seconds} s, having no timeout of its own, and was killed")

@@ -1,20 +1,22 @@
 //! What the plan of an init needs of the host, looked up and opened beforehand.
 
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType as Kind, LinuxPersonalityDomain};
 
-use super::cgroup::{Cgroup, Dir};
+use super::cgroup::{Cgroup, Dir, unescape};
 use super::create::CreateRequest;
 use super::detached::Opener;
 use super::error::{Doing, Error};
-use super::for_exec::ForExec;
+use super::for_exec::{ForExec, is_own};
 use super::plan::init::{Inputs, Joined};
 use super::plan::{CgroupView, Fd, Given, HostMounts, SecurityModules, init, no_selinux};
 use super::{affinity, passwd, rootless, seccomp};
+use crate::oci::validate::sysctl_of_namespace;
 use crate::sys::fs;
 
 /// What the identity part of the plan needs from the host.
@@ -72,6 +74,7 @@ pub fn inputs(
     given: Given,
 ) -> Result<(Inputs, ForExec), Error> {
     let joined = open_namespaces(linux)?;
+    check_settings(linux, &joined)?;
     let join = cgroup.join()?;
     let for_exec = ForExec::new(&request.spec, linux, &given, !request.no_new_keyring, &joined);
     let mut host = HostMounts {
@@ -91,12 +94,40 @@ pub fn inputs(
         joined,
         tasks: join.tasks.into_iter().map(Arc::new).collect(),
         cgroup: join.into.map(Arc::new),
-        no_pivot_root: request.no_pivot_root,
+        whole: request.no_pivot_root.then(whole_kernel_filesystems).transpose()?,
         no_new_keyring: request.no_new_keyring,
         rootless: rootless::is_rootless(),
         kcore: Path::new("/proc/kcore").exists(),
     };
     Ok((inputs, for_exec))
+}
+
+/// Where all of procfs and of sysfs is mounted, not a part of one (proc_pid_mountinfo(5)).
+fn whole_kernel_filesystems() -> Result<Vec<CString>, Error> {
+    let doing = || "reading /proc/self/mountinfo".to_string();
+    let text = std::fs::read_to_string("/proc/self/mountinfo").doing(doing)?;
+    let point = |line: &str| {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        let mut fields = mount.split(' ').skip(3);
+        let (root, point) = (fields.next()?, fields.next()?);
+        let is_whole = root == "/" && ["proc", "sysfs"].contains(&filesystem.split(' ').next()?);
+        is_whole.then(|| super::plan::c_string(unescape(point)))
+    };
+    text.lines().filter_map(point).collect()
+}
+
+/// What is set in a joined namespace that is the host's own would be set for the host.
+fn check_settings(linux: &Linux, joined: &[Joined]) -> Result<(), Error> {
+    for ns in joined {
+        if let Some(name) = sysctl_of_namespace(linux, ns.kind).filter(|_| is_own(ns)) {
+            return Err(Error::Spec(format!(
+                "linux.sysctl.{name}: would change the host's {} namespace, which {} is; give the container its own",
+                ns.kind,
+                ns.path.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn mount_label(linux: &Linux, modules: SecurityModules) -> Result<Option<String>, Error> {

@@ -67,8 +67,13 @@ const MEMORY_POLICY_MODES: &[&str] = &[
 const MEMORY_POLICY_FLAGS: &[&str] =
     &["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"];
 
-/// Annotations that change what the host does: clients strip them from untrusted specs.
-const UNSAFE_ANNOTATIONS: &[&str] = &["bundle", "org.systemd.property.", "org.criu.config"];
+/// Annotations that change what the runtime does: clients strip them from untrusted specs. One that ends in a dot is a prefix.
+const UNSAFE_ANNOTATIONS: &[&str] = &[
+    "io.containerd.myshim.",
+    "io.containerd.runc.v2.group",
+    "io.kubernetes.cri.sandbox-id",
+    "org.systemd.property.",
+];
 
 /// The features document of a host whose kernel takes the seccomp flags that `takes` says it does. All else in it is what
 /// this runtime recognises, on whatever host, as the spec has it.

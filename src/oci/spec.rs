@@ -36,8 +36,8 @@ pub fn parse_process(json: &[u8]) -> Result<(Process, Warnings)> {
 }
 
 /// The resources of an update request.
-pub fn parse_resources(json: &[u8]) -> Result<LinuxResources> {
-    decode("the update's resources", json, doubtful, amend::resources).map(|(resources, _)| resources)
+pub fn parse_resources(json: &[u8]) -> Result<(LinuxResources, Warnings)> {
+    decode("the update's resources", json, doubtful, amend::resources)
 }
 
 /// The bytes of the bundle's `config.json`.

@@ -160,12 +160,14 @@ fn resources_of_an_update_are_parsed() {
     let json =
         br#"{"memory":{"limit":1048576},"hugepageLimits":[{"pageSize":"2MB","limit":18446744073709551615}],
         "devices":[{"allow":false,"type":"","access":"rwm"}]}"#;
-    let resources = parse_resources(json).expect("accepted");
+    let (resources, _) = parse_resources(json).expect("accepted");
     assert_eq!(resources.memory().as_ref().and_then(|memory| memory.limit()), Some(1_048_576));
     assert_eq!(resources.hugepage_limits().as_ref().expect("limits")[0].limit(), i64::MAX);
     assert!(
         refusal(parse_resources(br#"{"memory":{"limit":"much"}}"#)).contains("memory.limit: invalid type")
     );
+    let (_, warnings) = parse_resources(br#"{"memory":{"limit":4096,"novel":1}}"#).expect("accepted");
+    assert!(warnings.iter().any(|warning| warning.contains("memory.novel")), "{warnings:?}");
 }
 
 #[test]
@@ -184,7 +186,7 @@ fn a_pids_limit_that_is_not_given_is_told_from_zero() {
             parse(spec_with(&format!(r#"{{"resources":{resources}}}"#)).as_bytes()).expect("a spec");
         let of = |r: &LinuxResources| r.pids().as_ref().map(|pids| pids.limit());
         let created = spec.linux().as_ref().and_then(|linux| of(linux.resources().as_ref()?));
-        assert_eq!(created, of(&parse_resources(resources.as_bytes()).expect("resources")), "{pids}");
+        assert_eq!(created, of(&parse_resources(resources.as_bytes()).expect("resources").0), "{pids}");
         created
     };
     assert_eq!([limit("{}"), limit(r#"{"limit":null}"#), limit("null")], [None; 3]);

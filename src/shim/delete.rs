@@ -35,7 +35,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
             exit = Exit { status: recorded.status, at: UNIX_EPOCH + Duration::from_nanos(recorded.at) };
         }
         engine::clear(state)?;
-        poststop(state, &bundle, deadline.saturating_duration_since(Instant::now()));
+        poststop(state, &bundle, deadline);
         engine::bury(state, &bundle)?;
     } else {
         // A crash in the middle of the very first note leaves half of one.
@@ -68,14 +68,12 @@ fn bundle(args: &Args) -> std::io::Result<PathBuf> {
 
 /// poststop hooks of a container that was created in full (nerdctl's network depends on them). Their failures are
 /// for the log, which is stderr here.
-fn poststop(state: &State, bundle: &Path, limit: Duration) {
-    let Ok((mut spec, _)) = oci::spec::load(bundle) else { return };
-    let Some(hooks) = spec.hooks_mut().as_mut().filter(|_| state.created) else { return };
-    let seconds = (limit.as_secs() as i64).max(1);
-    for hook in hooks.poststop_mut().iter_mut().flatten() {
-        hook.set_timeout(Some(hook.timeout().filter(|own| *own > 0).map_or(seconds, |own| own.min(seconds))));
+fn poststop(state: &State, bundle: &Path, deadline: Instant) {
+    let Ok((spec, _)) = oci::spec::load(bundle) else { return };
+    if !state.created {
+        return;
     }
-    for e in engine::poststop_of(&spec, &state.id, bundle) {
+    for e in engine::poststop_of(&spec, &state.id, bundle, deadline) {
         eprintln!("{e}");
     }
 }

@@ -163,3 +163,12 @@ fn every_option_and_annotation_of_readme_is_in_the_help_text() {
     }
     assert!(seen > 15, "{seen}");
 }
+
+#[test]
+fn what_annotations_change_is_told_to_clients() {
+    let document = crate::oci::features::document(|_| true);
+    let told = document["potentiallyUnsafeConfigAnnotations"].as_array().unwrap();
+    let is_told = |name: &str| told.iter().any(|prefix| name.starts_with(prefix.as_str().unwrap()));
+    assert!(ANNOTATIONS.iter().all(|(name, _)| is_told(name)));
+    assert!(crate::shim::start::GROUP_ANNOTATIONS.iter().all(|name| is_told(name)));
+}

@@ -22,8 +22,10 @@ use super::tasks::Tasks;
 use super::workers::blocking;
 use crate::{oci, stdio};
 
-/// Mutating calls worked on at the same time; more wait their turn. `Kill` and queries are not counted.
+/// Mutating calls worked on at the same time; more wait their turn. `Kill` is not counted.
 const IN_FLIGHT: usize = 128;
+/// Queries that read all of a cgroup, a thread each, at the same time.
+const QUERIES: usize = 32;
 /// How long Shutdown waits for a Create that is given up. containerd waits 3 s for Shutdown.
 const UNDO: Duration = Duration::from_secs(2);
 /// SIGRTMAX (signal(7)).
@@ -33,6 +35,7 @@ const MAX_SIGNAL: u32 = 64;
 pub struct Service {
     tasks: Tasks,
     turns: Arc<Semaphore>,
+    queries: Semaphore,
     socket: Arc<Bound>,
     /// Told when the shim has nothing left to do.
     done: tokio::sync::mpsc::UnboundedSender<()>,
@@ -42,7 +45,13 @@ type Answer<T> = ttrpc::Result<T>;
 
 impl Service {
     pub fn new(tasks: Tasks, socket: Arc<Bound>, done: tokio::sync::mpsc::UnboundedSender<()>) -> Self {
-        Self { tasks, turns: Arc::new(Semaphore::new(IN_FLIGHT)), socket, done }
+        Self {
+            tasks,
+            turns: Arc::new(Semaphore::new(IN_FLIGHT)),
+            queries: Semaphore::new(QUERIES),
+            socket,
+            done,
+        }
     }
 
     /// Runs a mutating operation so that it outlives the call, one at a time per key.
@@ -191,7 +200,9 @@ impl TaskService for Service {
 
     async fn update(&self, _: &TtrpcContext, r: UpdateTaskRequest) -> Answer<Empty> {
         let (task, tasks) = (self.tasks.get(&r.id)?, self.tasks.clone());
-        let resources = oci::spec::parse_resources(&r.resources.value).map_err(error::invalid_argument)?;
+        let (resources, warnings) =
+            oci::spec::parse_resources(&r.resources.value).map_err(error::invalid_argument)?;
+        warnings.iter().for_each(|warning| log::warn!("update of {}: {warning}", r.id));
         oci::validate::check_resources(&resources, "resources").map_err(error::invalid_argument)?;
         // Two updates with other values are two operations.
         let what = String::from_utf8_lossy(&r.resources.value).into_owned();
@@ -246,6 +257,7 @@ impl TaskService for Service {
     async fn pids(&self, _: &TtrpcContext, r: PidsRequest) -> Answer<PidsResponse> {
         let task = self.tasks.get(&r.id)?;
         let container = task.container.clone();
+        let _turn = self.queries.acquire().await;
         let pids = blocking(move || container.pids()).await?.map_err(super::tasks::refuse)?;
         let execs = task.exec_processes();
         let info = |pid: i32| -> Answer<ProcessInfo> {
@@ -271,6 +283,7 @@ impl TaskService for Service {
 
     async fn stats(&self, _: &TtrpcContext, r: StatsRequest) -> Answer<StatsResponse> {
         let container = self.tasks.get(&r.id)?.container.clone();
+        let _turn = self.queries.acquire().await;
         let stats =
             blocking(move || container.cgroup.stats()).await?.map_err(|e| super::tasks::refuse(e.into()))?;
         let stats = stats::any(stats).map_err(error::internal)?;

@@ -27,7 +27,8 @@ use crate::sys;
 use crate::sys::fault::fault;
 
 /// The annotations that name a group, in the order of their rank.
-const GROUP_ANNOTATIONS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
+pub(super) const GROUP_ANNOTATIONS: [&str; 2] =
+    ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {

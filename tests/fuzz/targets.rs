@@ -80,7 +80,7 @@ fn plan(spec: &Spec, on_v1: bool) -> Result<Plan, crate::engine::Error> {
         joined: joined.collect(),
         tasks: if on_v1 { vec![fd()] } else { Vec::new() },
         cgroup: (!on_v1).then(fd),
-        no_pivot_root: false,
+        whole: None,
         no_new_keyring: false,
         kcore: true,
         rootless: false,

@@ -128,6 +128,24 @@ fn namespace_given_twice_is_refused() {
     );
 }
 
+/// "sysctl" of a namespace that is joined by path, and is the host's own after all.
+#[test]
+fn setting_of_the_hosts_own_namespace_is_refused() {
+    needs_containers!();
+    for (kind, name) in [("network", "net.ipv4.ip_forward"), ("ipc", "kernel.msgmax")] {
+        needs!(ours() || kind == "network", "runc takes the host's IPC namespace for the container's");
+        let file = if kind == "network" { "net" } else { kind };
+        let joined = |b: &mut Bundle| {
+            let all = b.config["linux"]["namespaces"].as_array_mut().expect("namespaces");
+            all.retain(|namespace| namespace["type"] != kind);
+            all.push(json!({"type": kind, "path": format!("/proc/self/ns/{file}")}));
+            b.set("/linux/sysctl", json!({name: "1"}));
+        };
+        let words: &[_] = if ours() { &["linux.sysctl", name, "host's", "its own"] } else { &[name, "host"] };
+        refused_and_mended(joined, words);
+    }
+}
+
 fn user_namespace(bundle: &mut Bundle, map: &Value) {
     bundle.push("/linux/namespaces", json!({"type": "user"}));
     bundle.set("/linux/uidMappings", map.clone());

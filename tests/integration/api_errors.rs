@@ -356,3 +356,23 @@ fn start_with_options_that_cannot_be_read_says_so_and_leaves_nothing() {
     assert!(!bundle.folder.join("address").exists());
     assert!(leak::processes_naming(&host.namespace).is_empty());
 }
+
+#[test]
+fn checkpoint_and_restore_are_not_implemented_in_words() {
+    needs_containers!();
+    needs!(ours(), "runc has CRIU, or says that it has not");
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    let restore =
+        api::CreateTaskRequest { checkpoint: "/nonesuch".into(), ..shim.create_request(&Stdio3::default()) };
+    let restored = shim.call::<api::CreateTaskResponse>("Create", &restore).map(drop);
+    shim.run();
+    let checkpoint =
+        api::CheckpointTaskRequest { id: shim.id(), path: "/nonesuch".into(), ..Default::default() };
+    let checkpointed = shim.call::<api::Empty>("Checkpoint", &checkpoint).map(drop);
+    for refusal in [restored, checkpointed] {
+        let failure = refusal.expect_err("not implemented");
+        assert_eq!(failure.code, Code::UNIMPLEMENTED, "{failure:?}");
+        assert!(failure.message.contains("not implemented"), "{failure:?}");
+    }
+}

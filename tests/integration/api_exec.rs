@@ -2,6 +2,7 @@
 
 use crate::needs;
 use crate::needs_containers;
+use crate::support::fifo::Sink;
 use crate::support::shim::{Host, Shim, Stdio3};
 use crate::support::subject::{cgroup_v2, ours};
 use crate::support::wire::Client;
@@ -379,4 +380,20 @@ fn start_and_wait(
     let wait = client.call::<api::WaitResponse>(service, "Wait", &request).expect("Wait");
     assert_eq!(wait.exit_status, 137);
     Some(format!("exit/{exec_id}"))
+}
+
+/// Kill with `all`: every process of the container, whatever the signal, and each once.
+#[test]
+fn any_signal_reaches_all_processes_of_the_container() {
+    needs_containers!();
+    let host = Host::new();
+    let out = Sink::new(host.folder().join("out"));
+    let waits = "trap 'echo told' USR1; echo ready; while :; do sleep 0.05; done";
+    let shim = host.start(host.bundle("a", &format!("({waits}) & ({waits}) & {waits}")));
+    shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
+    support::eventually("all are ready", SOON, || (out.so_far().matches("ready").count() == 3).then_some(()));
+    shim.kill_all(libc::SIGUSR1).expect("Kill");
+    support::eventually("all are told", SOON, || (out.so_far().matches("told").count() == 3).then_some(()));
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert_eq!(out.so_far().matches("told").count(), 3, "{}", out.so_far());
 }

@@ -168,7 +168,7 @@ fn cve_2023_25809_a_read_only_cgroup_mount_is_so_in_a_user_namespace() {
     needs_containers!();
     for mapped in [false, true] {
         let mut scene = Scene::new(
-            "cd /sys/fs/cgroup; ls | wc -l; for d in . *; do mkdir $d/x 2>&1 | grep -v -e Read-only -e 'Not a directory' -e 'File exists'; done; echo end",
+            "cd /sys/fs/cgroup; ls | wc -l; for d in . *; do (mkdir $d/x && echo made $d/x) 2>&1 | grep -v -e Read-only -e 'Not a directory' -e 'File exists'; done; echo end",
         );
         let options = ["nosuid", "noexec", "nodev", "ro"];
         scene.mount(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": options}));

@@ -180,7 +180,7 @@ fn cve_2016_9962_a_process_that_waits_for_its_id_maps_shows_nothing() {
             neighbour.create().map(drop)
         };
         let created = scope.spawn(|| while_opened("/gid_map", wait, create));
-        let shim = shim.recv().expect("a shim");
+        let shim = shim.recv_timeout(SOON).expect("a shim");
         at_gate.recv_timeout(SOON).expect("gid_map is opened");
         let text = onlooker.look(shim);
         drop(go_on);
@@ -358,7 +358,7 @@ fn cve_2016_9962_the_shim_shows_nothing_to_a_container_in_the_hosts_pid_namespac
     needs_containers!();
     let host = Host::new();
     let out = Sink::new(host.folder().join("out"));
-    let look = "read p; for link in /proc/$p/fd/* /proc/$p/cwd /proc/$p/root /proc/$p/exe; do readlink $link; done; cat /proc/$p/environ; echo done";
+    let look = "read p; cat /proc/$p/comm; for link in /proc/$p/fd/* /proc/$p/cwd /proc/$p/root /proc/$p/exe; do readlink $link; done; cat /proc/$p/environ; echo done";
     let mut bundle = host.bundle("a", &format!("exec 2>/dev/null; {look}"));
     in_the_hosts_pid_namespace(&mut bundle);
     let shim = host.start(bundle);
@@ -366,7 +366,7 @@ fn cve_2016_9962_the_shim_shows_nothing_to_a_container_in_the_hosts_pid_namespac
     shim.run_with(&Stdio3 { stdin: stdin.uri(), stdout: out.uri(), stderr: out.uri(), ..Default::default() });
     stdin.write(&format!("{}\n", shim.pid));
     out.wait_for("done");
-    assert_eq!(out.so_far(), "done\n");
+    assert_eq!(out.so_far(), "containerd-shim\ndone\n");
 }
 
 /// CVE-2019-5736: the container overwrote the host's runtime through /proc/self/exe, after the runtime had ended.

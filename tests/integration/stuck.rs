@@ -24,7 +24,6 @@ fn assert_cleared(shim: &Shim<'_>) {
     shim.assert_nothing_left();
 }
 
-/// A mount whose source does not answer keeps the process that sets the container up in state D.
 /// containerd ends a `delete` after 5 s, and takes the container's status for lost.
 #[test]
 fn hook_that_hangs_does_not_keep_delete_from_telling_the_status() {
@@ -32,18 +31,23 @@ fn hook_that_hangs_does_not_keep_delete_from_telling_the_status() {
     needs!(subject::ours(), "runc waits for its hooks as long as they take");
     let host = Host::new();
     let mut bundle = host.bundle("a", "exit 3");
-    bundle.set("/hooks", json!({"poststop": [{"path": "/bin/sleep", "args": ["sleep", "300"]}]}));
+    let hangs = json!({"path": "/bin/sleep", "args": ["sleep", "300"]});
+    let ran = host.folder().join("ran");
+    let runs = json!({"path": "/bin/touch", "args": ["touch", ran]});
+    bundle.set("/hooks", json!({"poststop": [hangs, hangs, runs]}));
     let shim = host.start(bundle);
     shim.run();
     assert_eq!(shim.wait("").expect("Wait"), 3);
     shim.crash();
     let began = Instant::now();
     assert_eq!(host.delete(&shim.bundle).exit_status, 3);
-    // A tenth of the hook's time: how much less is the machine's affair.
+    // A tenth of a hook's time: how much less is the machine's affair.
     assert!(began.elapsed().as_secs() < 30, "{:?}", began.elapsed());
+    assert!(ran.exists(), "the last one had its time, too");
     shim.assert_nothing_left();
 }
 
+/// A mount whose source does not answer keeps the process that sets the container up in state D.
 #[test]
 fn mount_from_a_file_system_that_does_not_answer_is_given_up_by_name_and_cleared_later() {
     needs_containers!();

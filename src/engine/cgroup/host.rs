@@ -125,7 +125,7 @@ fn controllers(options: &str) -> Vec<String> {
 }
 
 /// Undoes mountinfo's octal escapes (`\040`).
-fn unescape(field: &str) -> String {
+pub fn unescape(field: &str) -> String {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field.as_bytes();
     while let [first, tail @ ..] = rest {

@@ -1,11 +1,15 @@
 //! Killing everything in the container's cgroup, and being sure of it.
 
+use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::error::Result;
 use super::{Cgroup, file, procs};
-use crate::sys::process;
+use crate::sys::{self, process};
+
+/// Processes signalled at a time, a descriptor each.
+const PIDFDS: usize = 64;
 
 impl Cgroup {
     /// Kills every process of the container and waits until none is left, `limit` at most; then the error names
@@ -47,23 +51,44 @@ impl Cgroup {
         self.unified().is_some_and(|d| file::write(&d.dir, "cgroup.kill", "1").is_ok())
     }
 
+    /// Sends `signal` to every process of the container but `except`, by pidfd: the container's is who is listed still when
+    /// his pidfd is open. Returns who could not be signalled, and why.
+    ///
+    /// # Errors
+    /// When the list cannot be read.
+    pub fn signal(&self, signal: i32, except: i32) -> Result<Vec<(i32, sys::Error)>> {
+        let mut pids = self.pids()?;
+        pids.retain(|pid| *pid != except);
+        let mut failures = Vec::new();
+        for some in pids.chunks(PIDFDS) {
+            let opened: Vec<_> = some.iter().map(|pid| (*pid, process::pidfd_open(*pid))).collect();
+            // ORDER: looked at again with the pidfds open: one that is not there any more has given its number away.
+            let still = self.pids()?;
+            for (pid, pidfd) in opened.into_iter().filter(|(pid, _)| still.contains(pid)) {
+                match pidfd.and_then(|pidfd| process::pidfd_send_signal(pidfd.as_fd(), signal)) {
+                    Err(e) if !e.is(libc::ESRCH) => failures.push((pid, e)),
+                    _ => {}
+                }
+            }
+        }
+        Ok(failures)
+    }
+
     /// Freeze, signal, thaw.
     ///
-    /// ORDER: frozen processes neither fork nor exit, so the list is whole and none of its numbers is reused
-    /// while it is worked off. Without a freezer the loop in `kill` makes up for it.
+    /// ORDER: frozen processes do not fork, so the list is whole. Without a freezer the loop in `kill` makes up for it.
     fn kill_listed(&self, deadline: Instant) -> Result<()> {
         let patience = deadline.saturating_duration_since(Instant::now()).min(Duration::from_millis(50));
         // An error here means no freezer, or a process that will not stop: it is signalled all the same.
-        let _ = self.freeze(patience);
-        let pids = self.pids();
-        let me = std::process::id() as i32;
-        for pid in pids.iter().flatten().filter(|pid| **pid != me) {
-            // ESRCH: it has ended by itself.
+        let frozen = self.freeze(patience).is_ok();
+        let failures = self.signal(libc::SIGKILL, std::process::id() as i32);
+        // Where there are no descriptors to be had: what is frozen does not exit, and keeps its number.
+        for (pid, _) in failures.iter().flatten().filter(|_| frozen) {
             let _ = process::kill(*pid, libc::SIGKILL);
         }
         // Thawed even when the list could not be read: frozen tasks do not act on SIGKILL on v1.
         let _ = self.thaw();
-        pids.map(drop)
+        failures.map(drop)
     }
 
     fn thaw_v1(&self) -> Result<()> {

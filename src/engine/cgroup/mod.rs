@@ -41,7 +41,7 @@ use serde::{Deserialize, Serialize};
 
 pub use devices::DevicePolicy;
 pub use error::{Error, FileError, Process, Result};
-pub use host::{Hierarchy, Host, Mode};
+pub use host::{Hierarchy, Host, Mode, unescape};
 pub use join::Join;
 pub use locate::CgroupsPath;
 pub use memory::limit_and_peak;

@@ -147,7 +147,7 @@ fn run(step: &Step, room: &mut Room) -> Outcome {
         Step::MaskPath { target, label } => mounts::mask_path(room, target, label.as_deref()),
         Step::ReadonlyRoot => mounts::readonly_root(room),
         Step::Pivot => mounts::pivot(room),
-        Step::MoveRoot => mounts::move_root(room),
+        Step::MoveRoot(whole) => mounts::move_root(room, whole),
         Step::RootPropagation(flags) => mounts::propagation(*flags),
         Step::Stdio(fds) => terminal::stdio(fds),
         _ => identity::run(step, room),

@@ -3,7 +3,7 @@
 //! Targets are found with `openat2(RESOLVE_IN_ROOT)` and mounted on by descriptor, so that nothing the image or a
 //! volume puts in the way (CVE-2021-30465, CVE-2024-45310) leads outside. See mount_setattr(2), open_tree(2).
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::room::Room;
@@ -419,10 +419,30 @@ pub fn pivot(room: &mut Room) -> Outcome {
 }
 
 /// For a root that cannot be pivoted (initramfs): move it over `/` and chroot.
-pub fn move_root(room: &mut Room) -> Outcome {
+///
+/// The host's mounts stay in the namespace. KERNEL: a `whole` procfs or sysfs among them would let whoever makes a user
+/// namespace in the container mount one without masks (mount_too_revealing).
+pub fn move_root(room: &mut Room, whole: &[CString]) -> Outcome {
+    whole.iter().try_for_each(|mount| hide(mount))?;
     let slash = fs::openat(fs::CWD, c"/", libc::O_PATH, 0)?;
     kernel::move_mount(room.root()?, slash.as_fd())?;
     fs::fchdir(room.root()?)?;
     kernel::chroot(c".")?;
     fs::chdir(c"/")
+}
+
+/// Takes a mount away, or covers it where it is locked (mount_namespaces(7)).
+fn hide(mount: &CStr) -> Outcome {
+    // ORDER: slave before the unmount, or the unmount would travel to the host.
+    match kernel::mount(None, mount, None, libc::MS_SLAVE | libc::MS_REC, None) {
+        // It lay below another one of them.
+        Err(e) if e.is(libc::ENOENT) || e.is(libc::EINVAL) => return Ok(()),
+        slave => slave?,
+    }
+    match kernel::umount2(mount, libc::MNT_DETACH) {
+        Err(e) if e.is(libc::EINVAL) || e.is(libc::EPERM) => {
+            kernel::mount(Some(c"tmpfs"), mount, Some(c"tmpfs"), libc::MS_RDONLY, Some(c"size=0,nr_inodes=1"))
+        }
+        gone => gone,
+    }
 }

@@ -89,7 +89,7 @@ fn of_init(spec: &Spec, on_v1: bool) -> Plan {
         joined,
         tasks: if on_v1 { vec![fd()] } else { Vec::new() },
         cgroup: (!on_v1).then(fd),
-        no_pivot_root: false,
+        whole: None,
         no_new_keyring: false,
         rootless: false,
         kcore: true,

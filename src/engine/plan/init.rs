@@ -1,5 +1,6 @@
 //! The plan of a container's init: one list, top to bottom, each line with the reason for its place.
 
+use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType as Kind, Process, Spec};
@@ -29,7 +30,8 @@ pub struct Inputs {
     /// `tasks` files of cgroup v1 hierarchies, and the v2 directory to be born in.
     pub tasks: Vec<Fd>,
     pub cgroup: Option<Fd>,
-    pub no_pivot_root: bool,
+    /// With `no_pivot_root`: where all of procfs and sysfs is mounted on the host.
+    pub whole: Option<Vec<CString>>,
     pub no_new_keyring: bool,
     /// The shim may not make device nodes: the host's are bound.
     pub rootless: bool,
@@ -134,7 +136,7 @@ fn filesystems(
     sysctls(plan, linux, inputs)?;
     plan.steps.extend(late);
     protect(plan, spec, linux, inputs.host.label.as_deref())?;
-    plan.steps.push(if inputs.no_pivot_root { Step::MoveRoot } else { Step::Pivot });
+    plan.steps.push(inputs.whole.clone().map_or(Step::Pivot, Step::MoveRoot));
     // COMPAT: private and slave are done already; once more, `rslave` would undo the `rshared` of a volume.
     let done = libc::MS_PRIVATE | libc::MS_SLAVE;
     plan.steps.extend(propagation.filter(|flags| flags & done == 0).map(Step::RootPropagation));

@@ -145,8 +145,8 @@ pub enum Step {
     },
     ReadonlyRoot,
     Pivot,
-    /// What `no_pivot_root` does instead: move the root over `/` and chroot.
-    MoveRoot,
+    /// What `no_pivot_root` does instead: move the root over `/` and chroot, with these mounts of the host taken away first.
+    MoveRoot(Vec<CString>),
     /// The propagation of the container's `/` (`MS_*`), once it is `/`.
     RootPropagation(u64),
     /// Descriptors 0, 1, 2; `None` is /dev/null.

@@ -87,7 +87,10 @@ impl Step {
             }
             Self::ReadonlyRoot => f.write_str("root.readonly"),
             Self::Pivot => f.write_str("pivot_root"),
-            Self::MoveRoot => f.write_str("move the root over /"),
+            Self::MoveRoot(whole) => {
+                whole.iter().try_for_each(|mount| write!(f, "hide {}; ", mount.to_string_lossy()))?;
+                f.write_str("move the root over /")
+            }
             Self::RootPropagation(flags) => write!(f, "rootfsPropagation {}", propagation(*flags)),
             Self::Stdio(_) => f.write_str("stdio"),
             Self::Rlimit { name, soft, hard, .. } => write!(f, "rlimit {name} {soft}:{hard}"),

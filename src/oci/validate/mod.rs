@@ -20,7 +20,7 @@ use super::{Error, Result};
 
 pub use process::check as check_process;
 pub use resources::check as check_resources;
-pub use sysctl::path as sysctl_path;
+pub use sysctl::{of_namespace as sysctl_of_namespace, path as sysctl_path};
 pub use tolerated::warnings;
 
 /// Refuses what cannot or must not be carried out.

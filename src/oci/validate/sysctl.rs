@@ -53,23 +53,31 @@ const IPC: &[&str] = &[
 ];
 
 fn check_one(field: &str, name: &str, namespaces: &Namespaces<'_>) -> Result<()> {
-    let needed = if IPC.contains(&name) || name.starts_with("fs.mqueue.") {
-        Kind::Ipc
-    } else if name.starts_with("net.") {
-        Kind::Network
-    } else if name.starts_with("user.") {
-        Kind::User
-    } else if name == "kernel.domainname" {
-        Kind::Uts
-    } else if name == "kernel.hostname" {
-        return refuse(field, "conflicts with the spec's own `hostname`; set that instead");
-    } else {
-        return refuse(field, "is not namespaced and would change the host; set it on the host");
-    };
-    match namespaces.has(needed) {
-        true => Ok(()),
-        false => {
+    match namespace_of(name) {
+        Some(needed) if namespaces.has(needed) => Ok(()),
+        Some(needed) => {
             refuse(field, format!("would change the host's {needed} namespace; give the container its own"))
         }
+        None if name == "kernel.hostname" => {
+            refuse(field, "conflicts with the spec's own `hostname`; set that instead")
+        }
+        None => refuse(field, "is not namespaced and would change the host; set it on the host"),
     }
+}
+
+/// Whose setting it is, of those that may be set.
+fn namespace_of(dotted: &str) -> Option<Kind> {
+    match dotted {
+        "kernel.domainname" => Some(Kind::Uts),
+        name if IPC.contains(&name) || name.starts_with("fs.mqueue.") => Some(Kind::Ipc),
+        name if name.starts_with("net.") => Some(Kind::Network),
+        name if name.starts_with("user.") => Some(Kind::User),
+        _ => None,
+    }
+}
+
+/// The first setting of a namespace of `kind`.
+pub fn of_namespace(linux: &Linux, kind: Kind) -> Option<&str> {
+    let mut names = linux.sysctl().iter().flatten().map(|(name, _)| name.as_str());
+    names.find(|name| namespace_of(&with_dots(name)) == Some(kind))
 }
