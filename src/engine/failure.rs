@@ -72,7 +72,7 @@ pub struct MemoryLimit {
     pub peak: Option<u64>,
 }
 
-/// A child that vanished without a word was killed, most often by its own memory limit.
+/// A child that vanished without a word was killed, most often by its own memory limit; one that does nothing may be frozen.
 pub fn explain_death(error: Error, cgroup: &Cgroup, limit: Option<MemoryLimit>) -> Error {
     // systemd removes a scope as soon as it is empty, and what the kernel counted goes with it.
     let guess = || {
@@ -84,6 +84,13 @@ pub fn explain_death(error: Error, cgroup: &Cgroup, limit: Option<MemoryLimit>) 
         Error::Gone(text) => match cgroup.memory_verdict().or_else(guess) {
             Some(verdict) => Error::Gone(format!("{text}: {verdict}")),
             None => Error::Gone(text),
+        },
+        Error::Doing { what, cause } => match cgroup.stands_still() {
+            Some(dir) => Error::doing(
+                what,
+                format!("{cause}; {} or a cgroup above it is frozen: thaw it", dir.display()),
+            ),
+            None => Error::Doing { what, cause },
         },
         other => other,
     }

@@ -129,7 +129,14 @@ impl Pump {
         // ORDER: the guard is older than the step, so that readiness which comes up after the step is not cleared.
         let step = self.step();
         match (step, *side) {
-            (Step::Empty, Side::Source) | (Step::Full, Side::Sink) => guard.clear_ready(),
+            (Step::Empty, Side::Source) | (Step::Full, Side::Sink) => {
+                let ready = guard.ready();
+                guard.clear_ready();
+                // A hang-up stays ready: should the step not have met it, the others get their turn at least.
+                if ready.is_read_closed() || ready.is_write_closed() {
+                    tokio::task::yield_now().await;
+                }
+            }
             (Step::Empty, Side::Sink) => *side = Side::Source,
             (Step::Full, Side::Source) => *side = Side::Sink,
             (Step::More, _) => tokio::task::yield_now().await,

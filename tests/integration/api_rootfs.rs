@@ -240,3 +240,13 @@ fn mounts_below_the_rootfs_come_and_go() {
     }
     let _ = Command::new("umount").arg(shim.bundle.rootfs().join("volume")).output();
 }
+
+#[test]
+fn options_of_the_superblock_reach_it() {
+    needs_containers!();
+    let text = output("grep ' / / ' /proc/self/mountinfo", |bundle, _| {
+        bundle.mounts[0].options.extend(["nosuid", "dirsync"].map(str::to_owned));
+    });
+    let (mount, superblock) = text.split_once(" - overlay ").expect("an overlay");
+    assert!(mount.contains("nosuid") && superblock.contains("rw,dirsync,"), "{text}");
+}

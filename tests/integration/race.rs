@@ -12,6 +12,7 @@ use crate::support::shim::{Host, Stdio3};
 use crate::support::subject;
 use containerd_shim_protos::api;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -66,10 +67,13 @@ fn root(host: &Host) -> PathBuf {
     for folder in ["vol/below", "guarded", "dev/pts", "proc"] {
         fs::create_dir_all(root.join(folder)).expect("make a folder");
     }
-    for file in ["masked", "dev/console", "dev/null"] {
+    for file in ["masked", "dev/console"] {
         let _ = fs::remove_file(root.join(file));
         fs::write(root.join(file), "").expect("make a file");
     }
+    let null = root.join("dev/null");
+    let _ = fs::remove_file(&null);
+    mknod(&null, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, 3)).expect("make a device");
     root
 }
 
@@ -101,7 +105,9 @@ fn picture(folder: &Path) -> Vec<String> {
     all
 }
 
-/// Both with the image's own /dev and with one that is mounted.
+/// Rounds of every kind: with the image's own /dev and with one that is mounted, with a terminal and without.
+const QUIET: u64 = 4;
+
 fn has_terminal(round: u64) -> bool {
     round % 4 >= 2
 }
@@ -146,9 +152,11 @@ fn swapped_links_never_lead_a_create_outside_the_root() {
     let (root, outside, seen) = (root(&host), outside(&host), host.folder().join("mounts"));
     let (before, forwarding) = (picture(&outside), fs::read("/proc/sys/net/ipv4/ip_forward").expect("read"));
     // Without an attack there is nothing to refuse.
-    let quiet = host.start(bundle(&host, 0, &root, &seen));
-    quiet.create_with(&Stdio3 { terminal: has_terminal(0), ..Default::default() }).expect("a quiet Create");
-    drop(quiet);
+    for round in 0..QUIET {
+        let quiet = host.start(bundle(&host, round, &root, &seen));
+        let stdio = Stdio3 { terminal: has_terminal(round), ..Default::default() };
+        quiet.create_with(&stdio).expect("a quiet Create");
+    }
     let _ = fs::remove_file(&seen);
     let swaps = Arc::<AtomicU64>::default();
     let attackers: Vec<_> =
@@ -156,7 +164,7 @@ fn swapped_links_never_lead_a_create_outside_the_root() {
     let until = Instant::now() + Duration::from_secs(seconds);
     let (mut made, mut refused) = (0, 0);
     while Instant::now() < until || made + refused < 10 {
-        let round = 1 + made + refused;
+        let round = QUIET + made + refused;
         let shim = host.start(bundle(&host, round, &root, &seen));
         match shim.create_with(&Stdio3 { terminal: has_terminal(round), ..Default::default() }) {
             Ok(pid) => {

@@ -86,7 +86,7 @@ fn create_in_a_frozen_cgroup_is_given_up_and_cleared_when_it_thaws() {
     let shim = host.start(bundle);
     let failure = shim.create().expect_err("it is frozen").message;
     fs::write(folder.join(file), thawed).expect("thaw");
-    assert!(failure.contains("not done within 1 s"), "{failure}");
+    assert!(failure.contains("not done within 1 s") && failure.contains("frozen"), "{failure}");
     assert_cleared(&shim);
     for folder in leak::cgroups(&above) {
         let _ = fs::remove_dir(folder);

@@ -50,6 +50,16 @@ impl Cgroup {
         })
     }
 
+    /// The container's cgroup, if its processes do not run, be it that an ancestor is frozen.
+    pub fn stands_still(&self) -> Option<&Path> {
+        let (dir, file, word) = match self.freezer().ok()? {
+            Place::V1(dir) => (dir, "freezer.state", "FR"),
+            Place::V2(dir) => (dir, "cgroup.events", "frozen 1"),
+        };
+        let said = file::read_if_there(dir, file).ok().flatten()?;
+        said.lines().any(|line| line.starts_with(word)).then_some(dir)
+    }
+
     fn freezer(&self) -> Result<Place<'_>> {
         self.place("freezer").ok_or(Error::NoController {
             field: "pause",

@@ -40,6 +40,14 @@ const FLAGS: [(u64, u64); 7] = [
     (libc::MOUNT_ATTR_NODIRATIME, libc::MS_NODIRATIME),
 ];
 
+/// What only a superblock has.
+const SUPERBLOCK: [(&str, u64); 4] = [
+    ("sync", libc::MS_SYNCHRONOUS),
+    ("dirsync", libc::MS_DIRSYNC),
+    ("mand", libc::MS_MANDLOCK),
+    ("lazytime", libc::MS_LAZYTIME),
+];
+
 /// Mounts all of `mounts`, in order, on `rootfs`.
 ///
 /// # Errors
@@ -75,8 +83,12 @@ fn one(
             Some(namespace) => target.put(&mapped_bind(&source, &asked, &namespace)?),
         };
     }
-    let new =
-        Filesystem { kind: c_string(&m.kind)?, source, flags: flags(&asked), data: &asked.options.data };
+    let new = Filesystem {
+        kind: c_string(&m.kind)?,
+        source,
+        flags: flags(&asked) | superblock(&asked),
+        data: &asked.options.data,
+    };
     match namespace {
         None => new.mount(&target.path),
         Some(namespace) => {
@@ -123,6 +135,11 @@ impl Place {
 fn flags(asked: &Asked) -> u64 {
     let set = asked.options.attributes.set;
     FLAGS.iter().filter(|(attr, _)| set & attr != 0).fold(0, |all, (_, ms)| all | ms)
+}
+
+fn superblock(asked: &Asked) -> u64 {
+    let asked = &asked.options.superblock;
+    SUPERBLOCK.iter().filter(|(word, _)| asked.contains(word)).fold(0, |all, (_, ms)| all | ms)
 }
 
 fn bind(source: &CString, target: &CString, asked: &Asked) -> Result<(), Error> {
