@@ -17,7 +17,6 @@ pub const DIFFERENCES: &[(&str, &str)] = &[
         "runc leaves a paused task frozen with the signal pending; ours thaws it before SIGKILL",
     ),
     ("another's unit of the same name", "runc's clean-up after the failed Create stops it"),
-    ("propagation of the root itself", "runc leaves the root private whatever linux.rootfsPropagation says"),
     ("order of OOM and exit", "containerd-shim-runc-v2 sends both as they come, in either order"),
     (
         "OOM without one",
