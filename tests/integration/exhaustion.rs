@@ -4,10 +4,11 @@
 use crate::support::bundle::Bundle;
 use crate::support::fifo::Sink;
 use crate::support::shim::{Host, Shim};
-use crate::support::{leak, subject};
+use crate::support::{SOON, eventually, leak, subject};
 use crate::{needs, needs_containers};
 use containerd_shim_protos::api;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -133,9 +134,19 @@ fn too_little_memory_for_init_is_said_with_the_limit() {
     }
 }
 
-/// Descriptors of a process, open.
-fn descriptors(pid: i32) -> usize {
-    std::fs::read_dir(format!("/proc/{pid}/fd")).expect("list descriptors").count()
+/// The lowest number that no descriptor of a process has, once it opens and closes none.
+fn free_descriptor(pid: i32) -> usize {
+    let numbers = || -> BTreeSet<usize> {
+        let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("list descriptors");
+        entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+    };
+    let mut before = numbers();
+    let settled = eventually("the descriptors settle", SOON, || {
+        std::thread::sleep(Duration::from_millis(300));
+        let now = numbers();
+        (std::mem::replace(&mut before, now.clone()) == now).then_some(now)
+    });
+    (0..).find(|number| !settled.contains(number)).expect("a number")
 }
 
 #[test]
@@ -148,7 +159,7 @@ fn connection_that_there_is_no_descriptor_for_waits_until_there_is_one() {
     let shim = host.start(bundle);
     shim.run();
     let limit = |number: &str| sh(&format!("prlimit --pid {} --nofile={number}:4096", shim.pid));
-    limit(&descriptors(shim.pid).to_string());
+    limit(&free_descriptor(shim.pid).to_string());
     let mut client = shim.client();
     let connect = api::ConnectRequest { id: shim.id(), ..Default::default() };
     client.send(shim.service(), "Connect", &connect).expect("send");
