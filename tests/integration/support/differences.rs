@@ -16,6 +16,10 @@ pub const DIFFERENCES: &[(&str, &str)] = &[
         "SIGKILL of a paused task",
         "runc leaves a paused task frozen with the signal pending; ours thaws it before SIGKILL",
     ),
+    (
+        "folder above read-only v1 cgroup mounts",
+        "runc leaves it writable; ours is read-only as all of the mount",
+    ),
     ("another's unit of the same name", "runc's clean-up after the failed Create stops it"),
     ("order of OOM and exit", "containerd-shim-runc-v2 sends both as they come, in either order"),
     (
