@@ -156,12 +156,12 @@ fn check_bundle(bundle: &Path) -> ttrpc::Result<()> {
     }
 }
 
-/// IoUid and IoGid win over the process's own ids.
+/// The process's user, who is to open /dev/stdout anew, and the group that IoGid names.
+///
+/// COMPAT: IoUid is without effect: runc's init, too, gives the streams to its user in the end. Docker sets IoUid to the
+/// mapped root, whoever the process runs as.
 pub fn owner_of((uid, gid): (u32, u32), options: &Options) -> (u32, u32) {
-    (
-        if options.io_uid != 0 { options.io_uid } else { uid },
-        if options.io_gid != 0 { options.io_gid } else { gid },
-    )
+    (uid, if options.io_gid != 0 { options.io_gid } else { gid })
 }
 
 fn engine_request(

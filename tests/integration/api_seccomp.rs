@@ -8,6 +8,8 @@ use crate::support::subject::{ours, peer_lacks};
 use crate::support::{fifo::Sink, leak};
 use crate::{needs, needs_containers};
 use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 /// SIGSYS, as a shell tells a death by it.
 const BY_SIGSYS: u32 = 128 + 31;
@@ -330,4 +332,49 @@ fn containers_of_one_shim_have_their_own_profiles() {
         shim.delete("").expect("Delete");
         shim.bundle = bundle;
     }
+}
+
+/// "architectures: the architecture used for system calls." (config-linux.md, "Seccomp") A program of another one is held
+/// to the rules of its own numbers if that is in the list, and ended if it is not.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn architectures_have_their_own_numbers() {
+    needs_containers!();
+    let told = |architectures: Option<&[&str]>| {
+        output("/i386; echo status $?", |bundle, folder| {
+            let program = folder.join("upper-a/i386");
+            fs::write(&program, mkdir_of_i386()).expect("write a program");
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("chmod");
+            if let Some(architectures) = architectures {
+                profile(bundle, "SCMP_ACT_ERRNO", &["mkdir"]);
+                bundle.set("/linux/seccomp/syscalls/0/errnoRet", json!(libc::EMLINK));
+                bundle.set("/linux/seccomp/architectures", json!(architectures));
+            }
+        })
+    };
+    needs!(told(None).contains("status 0\n"), "this kernel runs no program of i386");
+    assert!(
+        told(Some(&["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"])).contains(&format!("status {}\n", libc::EMLINK))
+    );
+    assert!(told(Some(&["SCMP_ARCH_X86_64"])).contains(&format!("status {BY_SIGSYS}\n")));
+}
+
+/// An executable of i386 that ends with the errno of `mkdir("/x", 0755)`. elf(5)
+#[cfg(target_arch = "x86_64")]
+fn mkdir_of_i386() -> Vec<u8> {
+    const BASE: u32 = 0x0804_8000;
+    const HEADERS: u32 = 52 + 32;
+    // mov eax, 39; mov ebx, path; mov ecx, 0755; int 0x80; neg eax; mov ebx, eax; mov eax, 1; int 0x80; path: "/x"
+    let mut code = vec![0xb8, 39, 0, 0, 0, 0xbb];
+    code.extend((BASE + HEADERS + 28).to_le_bytes());
+    code.extend([
+        0xb9, 0xed, 1, 0, 0, 0xcd, 0x80, 0xf7, 0xd8, 0x89, 0xc3, 0xb8, 1, 0, 0, 0, 0xcd, 0x80, b'/', b'x', 0,
+    ]);
+    let size = HEADERS + code.len() as u32;
+    let mut file = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x03\0".to_vec();
+    for word in [1, BASE + HEADERS, 52, 0, 0, 52 | 32 << 16, 1, 0, 1, 0, BASE, BASE, size, size, 5, 0x1000] {
+        file.extend(word.to_le_bytes());
+    }
+    file.extend(code);
+    file
 }

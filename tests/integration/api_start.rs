@@ -222,6 +222,7 @@ fn options_arrive_in_every_encoding() {
     needs_containers!();
     let runc = containerd_shim_protos::shim::oci::Options {
         io_uid: 1000,
+        io_gid: 1001,
         no_new_keyring: true,
         ..Default::default()
     };
@@ -230,14 +231,18 @@ fn options_arrive_in_every_encoding() {
     if ours() {
         choices.push(Some(any(
             "runtimeoptions.v1.Options",
-            toml_options("NoNewKeyring = true\nIoUid = 1000\n"),
+            toml_options("NoNewKeyring = true\nIoUid = 1000\nIoGid = 1001\n"),
         )));
     }
     for options in choices {
         let host = Host::new();
-        let shim = host.start_with(host.bundle("a", "exit 3"), options);
-        shim.run();
+        let (out, owner) =
+            (Sink::new(host.folder().join("out")), if options.is_some() { "0 1001\n" } else { "0 0\n" });
+        let shim = host.start_with(host.bundle("a", "stat -L -c '%u %g' /proc/self/fd/1; exit 3"), options);
+        shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
         assert_eq!(shim.wait("").expect("Wait"), 3);
+        shim.delete("").expect("Delete");
+        assert_eq!(out.finish(), owner, "the pipe is the process's user's, and IoGid's");
     }
 }
 

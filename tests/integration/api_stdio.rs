@@ -266,8 +266,9 @@ fn workload_that_is_not_root_reopens_its_own_stdout() {
     let (out, _) = sinks(&host);
     let mut bundle = host.bundle("a", "echo again >/dev/stdout");
     bundle.set("/process/user", serde_json::json!({"uid": 1000, "gid": 1000}));
+    // As Docker has it with user namespaces: the mapped root's ids, whoever the process is.
     let options =
-        containerd_shim_protos::shim::oci::Options { io_uid: 1000, io_gid: 1000, ..Default::default() };
+        containerd_shim_protos::shim::oci::Options { io_uid: 2000, io_gid: 2000, ..Default::default() };
     let options = crate::support::shim::any(
         "containerd.runc.v1.Options",
         protobuf::Message::write_to_bytes(&options).expect("encode"),

@@ -156,6 +156,25 @@ fn stop_signal_of_the_annotation_is_the_one_that_is_sent() {
 }
 
 #[test]
+fn stop_signal_and_time_out_of_the_host_file_are_those_that_count() {
+    needs_containers!();
+    needs!(ours(), "a Go shim has no such file");
+    let mut host = Host::new();
+    let file = host.folder().join("host.toml");
+    std::fs::write(&file, "StopSignal = \"SIGUSR1\"\nStopTimeout = \"200ms\"\n").expect("write");
+    host.environment.push(("MYSHIM_CONFIG".into(), file.display().to_string()));
+    let out = Sink::new(host.folder().join("out"));
+    let script = "trap 'echo told' USR1; trap '' TERM; echo ready; while :; do sleep 0.05; done";
+    let shim = host.start(host.bundle("a", script));
+    shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
+    out.wait_for("ready");
+    signal(shim.pid, libc::SIGTERM);
+    shim.wait_until_gone();
+    assert_eq!(host.events.wait_for("exit").exit_status, 137);
+    assert!(out.finish().contains("told"));
+}
+
+#[test]
 fn kill_with_the_stop_signal_escalates_only_where_it_was_asked_for() {
     needs_containers!();
     needs!(ours(), "runc's shim has no escalation");
