@@ -69,10 +69,10 @@ fn bundle(args: &Args) -> std::io::Result<PathBuf> {
 /// poststop hooks of a container that was created in full (nerdctl's network depends on them). Their failures are
 /// for the log, which is stderr here.
 fn poststop(state: &State, bundle: &Path, deadline: Instant) {
-    let Ok((spec, _)) = oci::spec::load(bundle) else { return };
     if !state.created {
         return;
     }
+    let Ok((spec, _)) = oci::spec::load(bundle) else { return };
     for e in engine::poststop_of(&spec, &state.id, bundle, deadline) {
         eprintln!("{e}");
     }

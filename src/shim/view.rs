@@ -37,7 +37,7 @@ pub fn enter() -> Result<()> {
         (true, None) => return Ok(()),
         (true, Some(_)) => exe,
         (false, None) => read_only(exe.as_fd())?,
-        // Without a view the file itself will do, for now: begun anew, the program comes by here again, and says so.
+        // Without a view the file itself has to do: begun anew, the program comes by here again, and says so.
         (false, Some(_)) => read_only(exe.as_fd()).unwrap_or(exe),
     };
     let environment = std::env::vars_os().chain(tunables).map(|(name, value)| {
