@@ -32,6 +32,9 @@ pub fn watch(task: Arc<Task>, process: Arc<Process>, journal: Journal) {
         let _ = fault!("exit: seen");
         let exit = Exit::now(kernel.peek().map_or(255, |exit| exit.status));
         if process.is_init() {
+            // At once: systemd is about to remove the scope, and the counters with it.
+            let unexplained = exit.status == 128 + libc::SIGKILL as u32 && !task.is_doomed();
+            task.tell_oom(&journal, unexplained).await;
             note(&task, &exit);
             init_ended(&task, &kernel, exit, &journal).await;
         } else {
@@ -96,7 +99,7 @@ fn note(task: &Task, exit: &Exit) {
 
 async fn finish(task: &Task, process: &Process, kernel: &engine::Process, exit: Exit, journal: &Journal) {
     // ORDER: the counter before the exit that it explains.
-    task.tell_oom(journal).await;
+    task.tell_oom(journal, false).await;
     if let Some(io) = process.io() {
         io.drained(DRAIN).await;
     }
@@ -139,12 +142,12 @@ pub fn watch_oom(task: &Arc<Task>, journal: &Journal) {
                 _ = task.init.ended() => return,
                 ready = file.ready(interest) => {
                     let Ok(mut ready) = ready else { return };
-                    task.tell_oom(&journal).await;
+                    task.tell_oom(&journal, false).await;
                     ready.clear_ready();
                     again = Some(OOM_AGAIN).filter(|_| interest.is_readable());
                 }
                 () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {
-                    task.tell_oom(&journal).await;
+                    task.tell_oom(&journal, false).await;
                     again = again.map(|pause| pause * 2).filter(|pause| *pause < 200 * OOM_AGAIN);
                 }
             }

@@ -142,10 +142,11 @@ impl Task {
         Some((watch.as_fd().try_clone_to_owned().ok()?, interest))
     }
 
-    /// Publishes TaskOOM if the container's own limit was hit since this was last asked.
-    pub async fn tell_oom(&self, journal: &Journal) {
+    /// Publishes TaskOOM if the container's own limit was hit since this was last asked. `unexplained`: init was ended by a
+    /// SIGKILL that did not come by us.
+    pub async fn tell_oom(&self, journal: &Journal, unexplained: bool) {
         let mut watch = self.oom.lock().await;
-        if watch.as_mut().is_some_and(OomWatch::take) {
+        if watch.as_mut().is_some_and(|watch| watch.take() || unexplained && watch.take_from_around()) {
             let mut event = TaskOOM::new();
             event.container_id = self.id.clone();
             journal.publish(&event, SystemTime::now());

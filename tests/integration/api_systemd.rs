@@ -6,7 +6,7 @@ use crate::needs_containers;
 use crate::support::bundle::Bundle;
 use crate::support::differences::runc_differs;
 use crate::support::relay::Relay;
-use crate::support::shim::{Host, Shim};
+use crate::support::shim::{Host, Shim, signal};
 use crate::support::{SOON, eventually, leak, subject};
 use containerd_shim_protos::api;
 use protobuf::Message;
@@ -362,4 +362,28 @@ fn nothing_of_the_bus_stays_with_a_shim_that_only_runs() {
         .map(str::to_owned)
         .collect();
     assert_eq!(to_systemd, Vec::<String>::new());
+}
+
+/// systemd removes a scope as soon as nobody is in it, here before the shim has had a look at its counters. The kernel's
+/// cgroup-v2.rst: "memory.events … the file generates a value change event … reflects the state of the subtree", which the
+/// slice's do too.
+///
+/// Seen to fail without the look at the slice's counters: no "oom" is told.
+#[test]
+fn out_of_memory_is_told_though_systemd_was_faster() {
+    needs_systemd!();
+    needs!(subject::ours(), "runc's shim loses this race");
+    let host = Host::new();
+    let script = "while [ ! -e /go ]; do sleep 0.05; done; x=y; while :; do x=$x$x; done";
+    let mut bundle = host.bundle("a", script);
+    bundle.set("/linux/resources/memory", json!({"limit": 16_777_216, "swap": 16_777_216}));
+    let shim = host.start(bundle);
+    let init = shim.run();
+    signal(shim.pid, libc::SIGSTOP);
+    std::fs::write(format!("/proc/{init}/root/go"), "").expect("let it go on");
+    eventually("the scope is gone", SOON, || leak::cgroups(shim.bundle.cgroup()).is_empty().then_some(()));
+    signal(shim.pid, libc::SIGCONT);
+    assert_eq!(shim.wait("").expect("Wait"), 137);
+    host.events.wait_for("exit");
+    assert_eq!(host.events.names(), ["create", "start", "oom", "exit"]);
 }

@@ -20,6 +20,14 @@ pub struct OomWatch {
     seen: Counters,
     /// The kernel has had something to say. Until then the counters need no look.
     woken: bool,
+    around: Option<Around>,
+}
+
+/// The counters of the slice around a scope: systemd removes a scope as soon as nobody is in it, and may be faster than we are.
+#[derive(Debug)]
+struct Around {
+    events: File,
+    kills: u64,
 }
 
 #[derive(Debug)]
@@ -39,6 +47,7 @@ struct Counters {
 impl Cgroup {
     /// Starts watching; what happened before does not count.
     pub fn oom_watch(&self) -> Result<OomWatch> {
+        let mut around = None;
         let source = match self.controller("memory", "memory")? {
             Place::V1(dir) => {
                 let event =
@@ -51,11 +60,12 @@ impl Cgroup {
             }
             Place::V2(dir) => {
                 let path = dir.join("memory.events");
+                around = self.unit().and_then(|_| Around::of(dir));
                 Source::V2 { events: File::open(&path).map_err(|e| Error::file("open", path, &e))? }
             }
         };
         let seen = source.counters().unwrap_or_default();
-        Ok(OomWatch { source, seen, woken: false })
+        Ok(OomWatch { source, seen, woken: false, around })
     }
 }
 
@@ -77,6 +87,9 @@ impl OomWatch {
         }
         // A cgroup that is gone has nothing more to say.
         let Some(now) = self.source.counters() else { return false };
+        if let Some(around) = &mut self.around {
+            around.counted();
+        }
         if now.kills <= self.seen.kills {
             return false;
         }
@@ -84,6 +97,26 @@ impl OomWatch {
         let own = now.hits > self.seen.hits || self.source.at_limit();
         self.seen = now;
         own
+    }
+
+    /// Whether a SIGKILL that nobody is known to have sent was for memory, though the cgroup has gone with its counters:
+    /// since they were last read, the kernel has killed somebody below the same slice for it.
+    pub fn take_from_around(&mut self) -> bool {
+        self.source.counters().is_none() && self.around.as_mut().is_some_and(Around::counted)
+    }
+}
+
+impl Around {
+    fn of(scope: &Path) -> Option<Self> {
+        let events = File::open(scope.parent()?.join("memory.events")).ok()?;
+        let kills = counters(&events)?.kills;
+        Some(Self { events, kills })
+    }
+
+    /// Is there a kill since this was last asked?
+    fn counted(&mut self) -> bool {
+        let Some(now) = counters(&self.events) else { return false };
+        std::mem::replace(&mut self.kills, now.kills) < now.kills
     }
 }
 
@@ -119,13 +152,8 @@ impl Source {
                 // KERNEL: kills are counted since 4.13. Hits of the own limit are not: see `at_limit`.
                 Some(Counters { kills: file::key(&control, "oom_kill")?, hits: 0 })
             }
-            Source::V2 { events } => {
-                // KERNEL: only a read through this very descriptor rearms its poll.
-                let mut text = [0; 512];
-                let read = events.read_at(&mut text, 0).ok()?;
-                let text = std::str::from_utf8(&text[..read]).ok()?;
-                Some(Counters { kills: file::key(text, "oom_kill")?, hits: file::key(text, "oom")? })
-            }
+            // KERNEL: only a read through this very descriptor rearms its poll.
+            Source::V2 { events } => counters(events),
         }
     }
 
@@ -138,6 +166,14 @@ impl Source {
             Source::V2 { .. } => false,
         }
     }
+}
+
+/// Of an open `memory.events`.
+fn counters(events: &File) -> Option<Counters> {
+    let mut text = [0; 512];
+    let read = events.read_at(&mut text, 0).ok()?;
+    let text = std::str::from_utf8(&text[..read]).ok()?;
+    Some(Counters { kills: file::key(text, "oom_kill")?, hits: file::key(text, "oom")? })
 }
 
 /// Whether a v1 counter's peak is at its limit, give or take a batch of pages that found no room.
