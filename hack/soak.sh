@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# soak.sh: the churn of tests/integration/soak.rs at full length, with the release build; prints its figures. Everything
+# soak.sh: the churn of tests/integration/soak*.rs at full length, with the release build; prints its figures. Everything
 # runs in namespaces of its own with an empty /run; what is left behind is a failure.
-#   SOAK_CONTAINERS=10000  SOAK_EXECS=100000  SOAK_WORKERS=8  SOAK_SEED=random     directly over ttrpc
-#   SOAK_ROUNDS=40  SOAK_STOP_SECONDS=60 (the first stop of the daemon)  CONTAINERD_UNDER_TEST=1.7   through containerd
+#   SOAK_CONTAINERS=10000  SOAK_EXECS=100000  SOAK_WORKERS=8  SOAK_SEED=random     over ttrpc, and once more through containerd
+#   SOAK_ROUNDS=40  SOAK_STOP_SECONDS=60 (the first stop of the daemon)  CONTAINERD_UNDER_TEST=1.7   kills and stops of it
 set -euo pipefail
 . "$(dirname "$0")/debian.sh"
 cd "$project"

@@ -3,20 +3,25 @@
 use std::env;
 use std::process::Command;
 
-const PROTOS: [&str; 2] = ["proto/runc_options.proto", "proto/runtime_options.proto"];
-
 fn main() {
+    compile("proto", &["proto/runc_options.proto", "proto/runtime_options.proto"]);
+    // For tests/integration only.
+    compile("proto-tests", &["proto/services.proto"]);
+    println!("cargo:rerun-if-env-changed=MYSHIM_REVISION");
+    println!("cargo:rustc-env=MYSHIM_RUSTC={}", rustc_version());
+}
+
+/// Into a folder of that name in OUT_DIR.
+fn compile(folder: &str, files: &[&str]) {
     protobuf_codegen::Codegen::new()
         .pure()
         .include("proto")
-        .inputs(PROTOS)
-        .cargo_out_dir("proto")
+        .inputs(files)
+        .cargo_out_dir(folder)
         .run_from_script();
-    for file in PROTOS {
+    for file in files {
         println!("cargo:rerun-if-changed={file}");
     }
-    println!("cargo:rerun-if-env-changed=MYSHIM_REVISION");
-    println!("cargo:rustc-env=MYSHIM_RUSTC={}", rustc_version());
 }
 
 /// `rustc 1.95.0 (…)` without the program's name.

@@ -51,5 +51,6 @@ mod faults_child;
 mod model;
 mod race;
 mod soak;
+mod soak_containerd;
 mod soak_daemon;
 mod stuck;

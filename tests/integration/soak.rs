@@ -11,6 +11,7 @@ use crate::{needs, needs_containers};
 use fastrand::Rng;
 use serde_json::json;
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -24,8 +25,8 @@ pub fn number(name: &str, default: usize) -> usize {
 pub struct Expected {
     /// Exit status by exec id; init's under the empty id. None: init was killed together with its shim.
     pub exits: HashMap<String, u32>,
-    crashed: bool,
-    oom: bool,
+    pub crashed: bool,
+    pub oom: bool,
 }
 
 #[derive(Default)]
@@ -74,7 +75,7 @@ impl Soak<'_> {
                     // `start` left the socket's address in the first bundle only.
                     let address = std::fs::read(old.folder.join("address")).expect("read the address");
                     std::fs::write(shim.bundle.folder.join("address"), address).expect("write the address");
-                    remove(self.host, &old);
+                    remove(self.host.folder(), &old);
                     shim.bundle.write();
                 }
                 if !self.live(&shim, &mut dice) {
@@ -92,27 +93,14 @@ impl Soak<'_> {
             }
             let bundle = shim.bundle.clone();
             drop(shim);
-            remove(self.host, &bundle);
+            remove(self.host.folder(), &bundle);
         }
     }
 
     fn bundle(&self, id: &str, dice: &mut Rng) -> Bundle {
-        let script = match dice.u8(..100) {
-            0..4 => "x=y; while :; do x=$x$x; done",
-            4..20 => "exit 5",
-            20..30 => "sleep 0.05; exit 6",
-            _ => "exec sleep 1000",
-        };
-        let mut bundle = self.host.bundle(id, script);
+        let bundle = random_bundle(self.host.folder(), id, dice);
         // A plain file for the log: thousands of fifos would want thousands of readers.
         std::fs::write(bundle.folder.join("log"), "").expect("make a log");
-        if script.starts_with('x') {
-            bundle.set("/linux/resources/memory", json!({"limit": 16_777_216, "swap": 16_777_216}));
-        }
-        if dice.u8(..4) == 0 {
-            // Everything in init's absence has to be ended by the shim.
-            bundle.config["linux"]["namespaces"].as_array_mut().expect("a list").remove(0);
-        }
         bundle
     }
 
@@ -141,8 +129,7 @@ impl Soak<'_> {
             self.crash(shim, expected);
             return false;
         }
-        if shim.bundle.config["process"]["args"][2].as_str().is_some_and(|script| script.starts_with("exec"))
-        {
+        if lives_on(&shim.bundle) {
             let _ = if dice.bool() { shim.kill("", libc::SIGKILL) } else { shim.kill_all(libc::SIGKILL) };
         }
         let status = shim.wait("").expect("Wait");
@@ -256,6 +243,30 @@ pub fn check_one(id: &str, expected: &Expected, events: &[Event]) -> usize {
     told
 }
 
+/// Of four that are killed one ends by itself, and a few are out of memory at once.
+pub fn random_bundle(folder: &Path, id: &str, dice: &mut Rng) -> Bundle {
+    let script = match dice.u8(..100) {
+        0..4 => "x=y; while :; do x=$x$x; done",
+        4..20 => "exit 5",
+        20..30 => "sleep 0.05; exit 6",
+        _ => "exec sleep 1000",
+    };
+    let mut bundle = Bundle::sh(folder, id, script);
+    if script.starts_with('x') {
+        bundle.set("/linux/resources/memory", json!({"limit": 16_777_216, "swap": 16_777_216}));
+    }
+    if dice.u8(..4) == 0 {
+        // Everything in init's absence has to be ended by the shim.
+        bundle.config["linux"]["namespaces"].as_array_mut().expect("a list").remove(0);
+    }
+    bundle
+}
+
+/// Does its init live until it is killed?
+pub fn lives_on(bundle: &Bundle) -> bool {
+    bundle.config["process"]["args"][2].as_str().is_some_and(|script| script.starts_with("exec"))
+}
+
 fn open_files(pid: i32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
@@ -272,10 +283,10 @@ fn anonymous(pid: i32) -> usize {
 }
 
 /// As containerd does after Delete.
-fn remove(host: &Host, bundle: &Bundle) {
+pub fn remove(folder: &Path, bundle: &Bundle) {
     std::fs::remove_dir_all(&bundle.folder).expect("remove a bundle");
     for kind in ["upper", "work"] {
-        std::fs::remove_dir_all(host.folder().join(format!("{kind}-{}", bundle.id))).expect("remove a layer");
+        std::fs::remove_dir_all(folder.join(format!("{kind}-{}", bundle.id))).expect("remove a layer");
     }
 }
 

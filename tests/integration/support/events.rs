@@ -138,7 +138,7 @@ impl EventServer {
 }
 
 /// Reads by the topic: the event's type name must be the one that belongs to it.
-fn event(envelope: &containerd_shim_protos::shim::event::Envelope) -> Event {
+pub fn event(envelope: &containerd_shim_protos::shim::event::Envelope) -> Event {
     use containerd_shim_protos::events::task as t;
     fn read<M: Message>(any: &protobuf::well_known_types::any::Any, name: &str) -> M {
         assert_eq!(any.type_url.rsplit('/').next(), Some(name), "type of the event");

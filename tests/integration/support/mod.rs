@@ -6,6 +6,7 @@ pub mod ctr;
 pub mod differences;
 pub mod events;
 pub mod fifo;
+pub mod grpc;
 pub mod history;
 pub mod hung;
 pub mod leak;
