@@ -2,14 +2,16 @@
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use super::Error;
+use super::error::Doing;
 use super::plan::Fd;
 use super::state::State;
-use crate::sys::process;
+use crate::sys::{bpf, fs, process};
 
-/// Ends a Create by killing the init that it is about to make: whatever waits for that init, hooks included, fails.
+/// Ends a Create by killing the init that it is about to make: whatever waits for that init, hooks included, fails. What
+/// is run before there is an init, a mount helper, waits for `until`.
 #[derive(Debug, Default)]
 pub struct Abort(Mutex<Stage>);
 
@@ -17,6 +19,8 @@ pub struct Abort(Mutex<Stage>);
 enum Stage {
     #[default]
     Unborn,
+    /// An eventfd(2) for what is run before.
+    Before(Fd),
     Born(Fd),
     Killed,
 }
@@ -25,9 +29,25 @@ impl Abort {
     /// Kills init, at once or as soon as it is born.
     pub fn now(&self) {
         let before = std::mem::replace(&mut *self.stage(), Stage::Killed);
-        if let Stage::Born(init) = before {
-            kill(&init);
+        match before {
+            Stage::Born(init) => kill(&init),
+            Stage::Before(until) => signal(&until),
+            Stage::Unborn | Stage::Killed => {}
         }
+    }
+
+    /// Becomes readable when this Create is given up.
+    ///
+    /// # Errors
+    /// When no descriptor is to be had.
+    pub(super) fn until(&self) -> Result<Fd, Error> {
+        let until: Fd = Arc::new(bpf::eventfd().doing(|| "making an eventfd".into())?);
+        let mut stage = self.stage();
+        match *stage {
+            Stage::Killed => signal(&until),
+            _ => *stage = Stage::Before(until.clone()),
+        }
+        Ok(until)
     }
 
     pub(super) fn born(&self, init: &Fd) {
@@ -46,6 +66,11 @@ impl Abort {
 fn kill(init: &Fd) {
     // Dead already is what is wanted.
     let _ = process::pidfd_send_signal(init.as_fd(), libc::SIGKILL);
+}
+
+fn signal(until: &Fd) {
+    // An eventfd that is new takes any number.
+    let _ = fs::write(until.as_fd(), &1u64.to_ne_bytes());
 }
 
 /// What a failed Create could not clear, because something holds on to it (a process in state D, a cgroup frozen from

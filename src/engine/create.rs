@@ -144,7 +144,7 @@ fn place(
     state.owns_cgroup = true;
     state.save(&request.bundle)?;
     fault!("create: state noted")?;
-    rootfs::mount_all(&request.rootfs, &rootfs)?;
+    rootfs::mount_all(&request.rootfs, &rootfs, request.setup_within, &request.abort)?;
     fault!("create: rootfs mounted")?;
     let annotations = request.spec.annotations().clone().unwrap_or_default();
     let seat = match cgroup.occupy(resources, &annotations, rootless::device_policy()) {

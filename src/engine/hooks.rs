@@ -3,25 +3,23 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{Read, Seek, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{Seek, Write};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Hook;
 
-use super::child::{self, Message};
+use super::child::Message;
 use super::container::Container;
 use super::error::{Doing, Error};
 use super::plan::{Fd, Plan, Program, Step};
+use super::run::{self, End};
 use crate::sys::cred::Strings;
-use crate::sys::{fs, process};
 
 /// Seconds for a hook without a timeout. The spec has no limit; a Create that never ends would have nobody to blame.
 const WITHIN: i64 = 600;
-/// How much of a failed hook's output its error quotes.
-const QUOTED: u64 = 1024;
 
 /// Where hooks run.
 #[derive(Clone, Copy)]
@@ -111,47 +109,38 @@ fn one(
     until: Option<&Fd>,
     within: Option<Duration>,
 ) -> Result<(), Error> {
-    let output = memory()?;
+    let output = run::memory()?;
     let plan = plan(hook, state, &output, place)?;
-    let born = child::spawn(&plan)?;
-    let refused = match born.next()?.0 {
-        Message::Failed { errno, .. } => Some(nix::errno::Errno::from_raw(errno).desc().to_string()),
-        message @ Message::Late { .. } => Some(super::failure::failure(&plan, &message).to_string()),
-        _ => None,
-    };
-    if let Some(reason) = refused {
-        born.abandon();
-        return Err(Error::doing("cannot be started", reason));
-    }
     let own = hook.timeout().filter(|seconds| *seconds > 0);
     let seconds = own.unwrap_or(WITHIN);
     let own_limit = seconds.saturating_mul(1000).min(i32::MAX.into()) as i32;
     let limit = within.map_or(own_limit, |within| own_limit.min(within.as_millis() as i32));
-    let fds = [Some(born.pidfd.as_fd()), until.map(|fd| fd.as_fd())];
-    let [ended, cut_short] = process::poll_either(fds, limit).doing(|| "waiting for it".into())?;
-    if !ended {
-        // Its own children too: it leads a session, and its number is taken as long as it is not reaped.
-        let _ = process::kill(-born.pid, libc::SIGKILL);
-        born.abandon();
-        let why = match (cut_short, own) {
-            (true, _) => "was killed with its container".into(),
-            _ if limit < own_limit => format!("did not end within the {limit} ms there were and was killed"),
-            (_, Some(_)) => format!("did not end within its timeout of {seconds} s and was killed"),
-            (_, None) => {
-                format!("did not end within {seconds} s, having no timeout of its own, and was killed")
-            }
-        };
-        return Err(Error::doing(why, quote(output)));
-    }
-    let exit = process::waitid(born.pidfd.as_fd(), libc::WEXITED).doing(|| "reaping it".into())?;
-    match exit.map(|e| e.status) {
-        Some(0) => Ok(()),
-        status => Err(Error::doing(format!("exit status {}", status.unwrap_or(255)), quote(output))),
-    }
+    let why = match run::to_its_end(&plan, limit, until)? {
+        End::Exited(0) => return Ok(()),
+        End::Refused(message) => {
+            let reason = match message {
+                Message::Failed { errno, .. } => nix::errno::Errno::from_raw(errno).desc().to_string(),
+                message => super::failure::failure(&plan, &message).to_string(),
+            };
+            return Err(Error::doing("cannot be started", reason));
+        }
+        End::Exited(status) => format!("exit status {status}"),
+        End::CutShort => "was killed with its container".into(),
+        End::Late if limit < own_limit => {
+            format!("did not end within the {limit} ms there were and was killed")
+        }
+        End::Late if own.is_some() => {
+            format!("did not end within its timeout of {seconds} s and was killed")
+        }
+        End::Late => {
+            format!("did not end within {seconds} s, having no timeout of its own, and was killed")
+        }
+    };
+    Err(Error::doing(why, run::quote(output)))
 }
 
 fn plan(hook: &Hook, state: &[u8], output: &File, place: Place<'_>) -> Result<Plan, Error> {
-    let mut input = memory()?;
+    let mut input = run::memory()?;
     input.write_all(state).and_then(|()| input.rewind()).doing(|| "preparing the hook's stdin".into())?;
     let output = output.try_clone().doing(|| "preparing the hook's output".into())?;
     let output: Fd = Arc::new(OwnedFd::from(output));
@@ -200,17 +189,4 @@ fn simple(hook: &Hook, path: CString, stdio: [Option<Fd>; 3], inside: Option<&In
         Step::Execve { program, argv: nothing(), envp: nothing() },
     ]);
     plan
-}
-
-fn memory() -> Result<File, Error> {
-    fs::memfd(c"hook").map(File::from).doing(|| "making a memory file".into())
-}
-
-fn quote(mut output: File) -> String {
-    let mut text = Vec::new();
-    let _ = output.rewind().and_then(|()| output.take(QUOTED).read_to_end(&mut text));
-    match String::from_utf8_lossy(&text).trim() {
-        "" => "no output".into(),
-        text => format!("output: {text}"),
-    }
 }

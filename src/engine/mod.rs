@@ -22,6 +22,7 @@ pub mod plan;
 mod resctrl;
 pub mod rootfs;
 mod rootless;
+mod run;
 pub mod seccomp;
 pub mod state;
 mod userns;

@@ -21,11 +21,12 @@ use crate::stdio::register;
 use crate::sys;
 use crate::sys::fault::fault;
 
-/// Variables that are read again after the start: where the host's options are, and systemd's bus.
-const NEEDED: [&str; 5] = [
+/// Variables that are read again after the start: where the host's options are, mount helpers, and systemd's bus.
+const NEEDED: [&str; 6] = [
     super::options::HOST_FILE_VARIABLE,
     "DBUS_SESSION_BUS_ADDRESS",
     "DBUS_SYSTEM_BUS_ADDRESS",
+    "PATH",
     "SYSTEMD_BUS_TIMEOUT",
     "XDG_RUNTIME_DIR",
 ];

@@ -225,6 +225,13 @@ pub fn close(fd: i32) {
 /// memfd_create(2), close-on-exec: an anonymous file called `name` in /proc.
 pub fn memfd(name: &CStr) -> Result<OwnedFd> {
     // SAFETY: name is NUL-terminated.
-    let r = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
+    let r = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
     check("memfd_create", r.into()).map(own)
+}
+
+/// fcntl(2) `F_SEAL_GROW`: nobody can write beyond the present end of the anonymous file.
+pub fn seal_growth(memfd: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: takes integers only.
+    let r = unsafe { libc::fcntl(memfd.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_GROW) };
+    check("fcntl", r.into()).map(drop)
 }

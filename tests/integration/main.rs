@@ -21,6 +21,7 @@ mod api_labels;
 mod api_lifecycle;
 mod api_log;
 mod api_memory;
+mod api_mount_helper;
 mod api_mounts;
 mod api_namespaces;
 mod api_net_devices;

@@ -38,9 +38,15 @@ impl Program {
             return Ok(Self { name: name.clone(), candidates: vec![c_string(name)?], explicit: true });
         }
         let path = env.iter().rev().find_map(|e| e.strip_prefix("PATH=")).unwrap_or_default();
+        Self::in_path(name, path)
+    }
+
+    /// # Errors
+    /// When a name has a NUL byte inside.
+    pub fn in_path(name: &str, path: &str) -> Result<Self, Error> {
         let dirs = path.split(':').filter(|dir| dir.starts_with('/'));
         let candidates = dirs.map(|dir| c_string(format!("{dir}/{name}"))).collect::<Result<_, _>>()?;
-        Ok(Self { name: name.clone(), candidates, explicit: false })
+        Ok(Self { name: name.into(), candidates, explicit: false })
     }
 
     /// COMPAT: Docker and nerdctl match these words to exit statuses 126 and 127.

@@ -31,7 +31,7 @@ impl Filesystem<'_> {
     pub fn mount(&self, target: &CStr) -> Result<(), Error> {
         let data = self.data.join(",");
         if data.len() <= DATA_MAX {
-            return self.attach(target, &c_string(data)?).doing(|| "mount".into());
+            return self.attach(target, &c_string(data)?).map_err(|e| self.refusal(e));
         }
         let too_long = |length: usize| {
             Error::Spec(format!("its options are too long for mount(2): {length} of 4095 bytes"))
@@ -48,6 +48,18 @@ impl Filesystem<'_> {
                 .and_then(|()| self.attach(target, &shorter))
                 .doing(|| "mount from the layers' common directory".into())
         })
+    }
+
+    fn refusal(&self, e: crate::sys::Error) -> Error {
+        let remedy = match e.errno {
+            libc::ENODEV if self.kind.as_bytes().contains(&b'/') => {
+                " (types with a slash are for containerd's mount manager only)"
+            }
+            libc::ENODEV => " (this kernel does not know this type of filesystem: is its module loaded?)",
+            libc::ENOTBLK => " (a source that is a file takes the option loop)",
+            _ => "",
+        };
+        Error::doing("mount", format!("{e}{remedy}"))
     }
 
     fn attach(&self, target: &CStr, data: &CStr) -> crate::sys::Result<()> {

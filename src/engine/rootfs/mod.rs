@@ -2,6 +2,7 @@
 //!
 //! COMPAT: what containerd's `core/mount` does with the options that its snapshotters send.
 
+mod helper;
 mod layers;
 mod loop_device;
 mod options;
@@ -9,13 +10,16 @@ mod options;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path};
+use std::time::Duration;
 
+use super::Abort;
 use super::detached::{apply, unmappable};
 use super::error::{Doing, Error};
 use super::plan::c_string;
 use super::userns::{Mapping, Mappings};
 use crate::sys::mount::{self, AT_RECURSIVE, OPEN_TREE_CLONE};
 use crate::sys::{self, fs};
+use helper::Helper;
 use layers::Filesystem;
 use loop_device::LoopDevice;
 use options::Asked;
@@ -48,17 +52,26 @@ const SUPERBLOCK: [(&str, u64); 4] = [
     ("lazytime", libc::MS_LAZYTIME),
 ];
 
-/// Mounts all of `mounts`, in order, on `rootfs`.
+/// Mounts all of `mounts`, in order, on `rootfs`. A mount helper is given up after `within`, or with `abort`.
 ///
 /// # Errors
 /// Names the mount that failed; what was mounted before is the caller's to take away (`unmount`).
-pub fn mount_all(mounts: &[RootfsMount], rootfs: &Path) -> Result<(), Error> {
+pub fn mount_all(
+    mounts: &[RootfsMount],
+    rootfs: &Path,
+    within: Duration,
+    abort: &Abort,
+) -> Result<(), Error> {
     std::fs::create_dir_all(rootfs).doing(|| format!("making the directory {}", rootfs.display()))?;
     let mut mappings = Mappings::default();
     mounts.iter().enumerate().try_for_each(|(index, m)| {
         let name = format!("rootfs mount {index}");
         let what = || format!("{name} ({} {}) on {}", m.kind, m.source, rootfs.display());
-        one(m, rootfs, |mapping| mappings.namespace(mapping, &name)).map_err(|e| Error::doing(what(), e))
+        let made = match Helper::of(m) {
+            Some(helper) => helper.mount(m, &Place::find(rootfs, &m.target)?, within, abort),
+            None => one(m, rootfs, |mapping| mappings.namespace(mapping, &name)),
+        };
+        made.map_err(|e| Error::doing(what(), e))
     })
 }
 
@@ -120,6 +133,13 @@ impl Place {
         let below = c_string(below.as_os_str().as_encoded_bytes())?;
         let fd = fs::openat2(root.as_fd(), &below, libc::O_PATH, 0, resolve).doing(doing)?;
         Ok(Self { path: c_string(format!("/proc/self/fd/{}", fd.as_raw_fd()))?, below: Some(fd) })
+    }
+
+    /// For another process, which has descriptors of its own.
+    fn name(&self) -> Result<CString, Error> {
+        let Some(fd) = &self.below else { return Ok(self.path.clone()) };
+        let found = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+        c_string(found.doing(|| "naming the target".into())?.into_os_string().into_encoded_bytes())
     }
 
     fn put(&self, tree: &OwnedFd) -> Result<(), Error> {
