@@ -12,7 +12,7 @@ use containerd_shim_protos::api;
 use protobuf::Message;
 use serde_json::json;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -341,27 +341,39 @@ fn bus_that_does_not_answer_holds_up_no_delete_after_a_crash() {
     shim.assert_nothing_left();
 }
 
-/// No thread and no connection is left when the call is done.
+/// "no bus connection kept open": neither to systemd itself nor to the bus it is on, after Create and after an Update.
+/// To see it fail: `std::mem::forget` of the connection in `systemd::set`. That the look finds a connection where there is
+/// one, the Update shows that is held up half-way.
 #[test]
-fn nothing_of_the_bus_stays_with_a_shim_that_only_runs() {
+fn no_connection_to_a_bus_outlives_its_call() {
     needs_systemd!();
     needs!(subject::ours(), "a statement about this shim");
-    let host = Host::new();
-    let shim = host.start(host.bundle("a", "sleep 1000"));
-    shim.run();
-    shim.update(&json!({"pids": {"limit": 44}})).expect("Update");
-    let threads = || std::fs::read_dir(format!("/proc/{}/task", shim.pid)).expect("list").count();
-    eventually("one thread is left", SOON, || (threads() <= 2).then_some(()));
-    let sockets =
-        Command::new("ss").args(["-xpH"]).output().map(|o| String::from_utf8_lossy(&o.stdout).into_owned());
-    let pid = format!("pid={},", shim.pid);
-    let to_systemd: Vec<_> = sockets
-        .unwrap_or_default()
-        .lines()
-        .filter(|l| l.contains(&pid) && l.contains("systemd"))
-        .map(str::to_owned)
-        .collect();
-    assert_eq!(to_systemd, Vec::<String>::new());
+    for socket in ["/run/systemd/private", "/run/dbus/system_bus_socket"] {
+        let mut host = Host::new();
+        let bus = Relay::to(Path::new(socket), host.folder());
+        host.environment.push(("DBUS_SYSTEM_BUS_ADDRESS".into(), bus.address()));
+        let shim = host.start(limited(&host));
+        let mut client = shim.client();
+        shim.run();
+        let threads = || std::fs::read_dir(format!("/proc/{}/task", shim.pid)).expect("list").count();
+        eventually("one thread is left", SOON, || (threads() == 1).then_some(()));
+        eventually("Create has hung up", SOON, || (bus.connections() == 0).then_some(()));
+        let before = leak::sockets_of(shim.pid);
+        let held = bus.hold();
+        let request = shim.update_request(&json!({"pids": {"limit": 44}}));
+        client.send(shim.service(), "Update", &request).expect("send Update");
+        eventually("the connection of a call under way is seen", SOON, || {
+            let more = leak::sockets_of(shim.pid).difference(&before).count();
+            (bus.connections() == 1 && more == 1).then_some(())
+        });
+        drop(held);
+        client.receive::<api::Empty>("Update").expect("Update");
+        assert_eq!(shown(&unit(&shim.bundle), "TasksMax"), "44");
+        eventually("Update has hung up", SOON, || (bus.connections() == 0).then_some(()));
+        let left: Vec<_> = leak::sockets_of(shim.pid).difference(&before).cloned().collect();
+        assert_eq!(left, Vec::<PathBuf>::new(), "sockets of the shim");
+        eventually("one thread is left", SOON, || (threads() == 1).then_some(()));
+    }
 }
 
 /// systemd removes a scope as soon as nobody is in it, here before the shim has had a look at its counters. The kernel's

@@ -1,6 +1,7 @@
 //! What a container must not leave behind, looked up in the kernel's own lists.
 
 use super::subject;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -70,6 +71,13 @@ pub fn children_of(pid: i32) -> Vec<i32> {
     }
     children.sort_unstable();
     children
+}
+
+/// The sockets that a process has open, as the kernel numbers them.
+pub fn sockets_of(pid: i32) -> BTreeSet<PathBuf> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("list descriptors").flatten();
+    let targets = descriptors.filter_map(|entry| fs::read_link(entry.path()).ok());
+    targets.filter(|target| target.to_string_lossy().starts_with("socket:")).collect()
 }
 
 /// Is the cgroup frozen, by either freezer?

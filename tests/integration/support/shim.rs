@@ -339,14 +339,16 @@ impl<'h> Shim<'h> {
         self.done("CloseIO", &request)
     }
 
-    pub fn update(&self, resources: &Value) -> Call<()> {
+    pub fn update_request(&self, resources: &Value) -> api::UpdateTaskRequest {
         let resources = any(
             "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources",
             resources.to_string().into_bytes(),
         );
-        let request =
-            api::UpdateTaskRequest { id: self.id(), resources: Some(resources).into(), ..Default::default() };
-        self.done("Update", &request)
+        api::UpdateTaskRequest { id: self.id(), resources: Some(resources).into(), ..Default::default() }
+    }
+
+    pub fn update(&self, resources: &Value) -> Call<()> {
+        self.done("Update", &self.update_request(resources))
     }
 
     /// Ends as containerd does after the last Delete. The shim may be gone before it can answer.
