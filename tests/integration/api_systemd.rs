@@ -145,6 +145,27 @@ fn update_goes_to_systemd_and_to_the_kernel() {
     }
 }
 
+/// "IODeviceWeight=: Set the per-device overall block I/O weight"; "MemoryZSwapMax=: Specify the absolute limit on zswap
+/// usage" (systemd.resource-control(5)). systemd is told first: it knows the weight even where no disk has a scheduler with
+/// weights, and the file refuses it. To see it fail: either left out of `systemd::properties`.
+#[test]
+fn systemd_knows_the_weight_of_a_device_and_the_limit_of_zswap() {
+    needs_systemd!();
+    needs!(subject::ours(), "runc tells neither");
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    shim.run();
+    let unit = unit(&shim.bundle);
+    let _ = shim.update(&json!({"blockIO": {"weightDevice": [{"major": 98, "minor": 0, "weight": 500}]}}));
+    assert_eq!(shown(&unit, "IODeviceWeight"), "/dev/block/98:0 4950");
+    let _ = shim.update(&json!({"unified": {"memory.zswap.max": "4096"}}));
+    let version = systemctl(&["--version"]);
+    let version = version.split_whitespace().nth(1).and_then(|number| number.parse::<u32>().ok());
+    // Before 253 it has no word for it.
+    let known = version.expect("a version") >= 253;
+    assert_eq!(shown(&unit, "MemoryZSwapMax"), if known { "4096" } else { "" });
+}
+
 /// "Auxiliary properties of a systemd unit … can be set (or overwritten) by adding annotations to the container runtime spec."
 #[test]
 fn annotations_set_properties_of_the_unit() {

@@ -2,7 +2,7 @@
 //! the delegated cgroup are written afterwards and say the rest, but what systemd knows it must be told, or it writes
 //! its own idea of it the next time it looks.
 
-use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxWeightDevice};
 
 use super::super::device_rules::{DeviceRules, Devices, Kind};
 use super::super::error::{Error, Result};
@@ -13,9 +13,10 @@ use super::value::Value;
 const INFINITY: u64 = u64::MAX;
 /// A CPU or memory node beyond this is a typing error, not a machine.
 const MAX_CPU: u32 = 1 << 16;
-/// CPUWeight=0 is cpu.idle since systemd 252; OOMPolicy= of scopes since 253.
+/// CPUWeight=0 is cpu.idle since systemd 252; OOMPolicy= of scopes and MemoryZSwapMax= are there since 253.
 const IDLE_SINCE: u32 = 252;
 const OOM_POLICY_SINCE: u32 = 253;
+const ZSWAP_SINCE: u32 = 253;
 
 /// Where the unit's limits will be, and in what words they are told.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +33,7 @@ pub fn asks_version(r: &LinuxResources) -> bool {
     r.cpu().as_ref().is_some_and(|cpu| cpu.idle() == Some(1))
         || named("cpu.idle")
         || named("memory.oom.group")
+        || named("memory.zswap.max")
 }
 
 /// What every scope of ours is.
@@ -58,11 +60,8 @@ pub fn early(r: &LinuxResources, dialect: Dialect) -> Result<Properties> {
     if let Some(cpu) = r.cpu() {
         cpu_properties(cpu, dialect, &mut out)?;
     }
-    if let Some(weight) = r.block_io().as_ref().and_then(|io| io.weight()).filter(|w| *w != 0) {
-        out.push(match dialect.unified {
-            true => ("IOWeight".into(), Value::U64(block_io::io_weight(weight).into())),
-            false => ("BlockIOWeight".into(), Value::U64(weight.into())),
-        });
+    if let Some(io) = r.block_io() {
+        io_properties(io, dialect, &mut out);
     }
     if let Some(pids) = r.pids() {
         out.push(("TasksMax".into(), Value::U64(tasks_max(pids.limit()))));
@@ -160,6 +159,26 @@ fn quota(quota: i64, period: u64, out: &mut Properties) {
     out.push(("CPUQuotaPerSecUSec".into(), Value::U64(per_second)));
 }
 
+/// Throttles are the files' alone; so are weights of devices on v1, for which newer systemds have no word.
+fn io_properties(io: &LinuxBlockIo, dialect: Dialect, out: &mut Properties) {
+    let given = |weight: Option<u16>| weight.filter(|weight| *weight != 0);
+    if let Some(weight) = given(io.weight()) {
+        out.push(match dialect.unified {
+            true => ("IOWeight".into(), Value::U64(block_io::io_weight(weight).into())),
+            false => ("BlockIOWeight".into(), Value::U64(weight.into())),
+        });
+    }
+    let of_device = |device: &LinuxWeightDevice| {
+        let node = format!("/dev/block/{}:{}", device.major(), device.minor());
+        let weight = block_io::io_weight(given(device.weight())?);
+        Some(Value::Struct(vec![Value::Str(node), Value::U64(weight.into())]))
+    };
+    let devices: Vec<_> = io.weight_device().iter().flatten().filter_map(of_device).collect();
+    if dialect.unified && !devices.is_empty() {
+        out.push(("IODeviceWeight".into(), Value::Array("(st)".into(), devices)));
+    }
+}
+
 fn cpu_list(name: &str, field: &'static str, list: Option<&str>, out: &mut Properties) -> Result<()> {
     let Some(list) = list.filter(|list| !list.is_empty()) else { return Ok(()) };
     let reason = "a list looks like 0-2,7";
@@ -221,6 +240,7 @@ fn unified(name: &str, value: &str, dialect: Dialect, out: &mut Properties) -> R
         "memory.high" => "MemoryHigh",
         "memory.max" => "MemoryMax",
         "memory.swap.max" => "MemorySwapMax",
+        "memory.zswap.max" if dialect.version >= ZSWAP_SINCE => "MemoryZSwapMax",
         "pids.max" => {
             out.push(("TasksMax".into(), Value::U64(number()?.max(1))));
             return Ok(());
@@ -281,6 +301,26 @@ mod tests {
         let unlimited = resources(r#"{"cpu":{"quota":-1},"pids":{"limit":-1}}"#);
         let expected = ["CPUQuotaPerSecUSec=infinity", "TasksMax=infinity"];
         assert_eq!(told(early(&unlimited, V2).unwrap()), expected);
+    }
+
+    /// As crun tells them; runc leaves them to the files.
+    #[test]
+    fn weights_of_devices_are_told_on_v2() {
+        let r = resources(
+            r#"{"blockIO":{"weightDevice":[{"major":8,"minor":16,"weight":500},{"major":8,"minor":0,"leafWeight":5}]}}"#,
+        );
+        let expected = r#"IODeviceWeight=Array("(st)", [Struct([Str("/dev/block/8:16"), U64(4950)])])"#;
+        assert_eq!(told(early(&r, V2).unwrap()), [expected]);
+        assert!(early(&r, V1).unwrap().is_empty());
+    }
+
+    #[test]
+    fn zswap_is_told_to_a_systemd_that_knows_it() {
+        let r = resources(r#"{"unified":{"memory.zswap.max":"4096"}}"#);
+        assert!(asks_version(&r));
+        let new = Dialect { unified: true, version: 253 };
+        assert_eq!(told(late(&r, new).unwrap()), ["MemoryZSwapMax=4096"]);
+        assert!(late(&r, V2).unwrap().is_empty());
     }
 
     #[test]
