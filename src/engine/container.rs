@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use oci_spec::runtime::{Hooks, Spec};
+use oci_spec::runtime::{Hooks, LinuxResources, Spec};
 
-use super::cgroup::Cgroup;
+use super::cgroup::{Cgroup, DevicePolicy, DeviceRules};
 use super::clear::{KILL_WITHIN, bury, clear};
 use super::error::Error;
 use super::failure::explain_death;
@@ -17,6 +17,7 @@ use super::for_exec::ForExec;
 use super::gate::Gate;
 use super::hooks::{self, Document, Place};
 use super::plan::Fd;
+use super::rootless;
 use super::seccomp::agent;
 use super::state::{Exit, State};
 use crate::sys::fault::fault;
@@ -90,6 +91,8 @@ pub struct Container {
     pub(super) annotations: HashMap<String, String>,
     pub(super) for_exec: ForExec,
     pub(super) state: Mutex<State>,
+    /// Those that were asked for last; `None` where that failed, or nothing enforces them.
+    pub(super) device_rules: Mutex<Option<DeviceRules>>,
 }
 
 /// Did the process, which is not reaped yet, come to execute its program?
@@ -194,6 +197,30 @@ impl Container {
     /// Somebody else may be in the pid namespace from now on: exec'd processes come to it only when they are set up.
     pub fn expect_tracers(&self) {
         self.for_exec.tracers.store(true, Ordering::Relaxed);
+    }
+
+    /// Changes the limits that are given.
+    ///
+    /// Device rules are touched only if they are others than were asked for last: clients send all resources with each
+    /// update (containerd's CRI, nerdctl), and a hook may have allowed devices of its own meanwhile. COMPAT: runc never
+    /// touches them here, crun always does.
+    ///
+    /// # Errors
+    /// When a limit makes no sense, or the kernel or systemd refuses it.
+    pub fn update(&self, mut resources: LinuxResources) -> Result<(), Error> {
+        let mut last = self.device_rules.lock().unwrap_or_else(|e| e.into_inner());
+        let given = resources.devices().as_deref().filter(|rules| !rules.is_empty());
+        let given = given.filter(|_| rootless::device_policy() == DevicePolicy::Enforce);
+        let asked = given.map(DeviceRules::new).transpose()?.filter(|rules| last.as_ref() != Some(rules));
+        match &asked {
+            Some(_) => *last = None,
+            None => _ = resources.set_devices(None),
+        }
+        self.cgroup.update(&resources)?;
+        if asked.is_some() {
+            *last = asked;
+        }
+        Ok(())
     }
 
     /// Writes init's end down for a `delete` that finds no shim.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use oci_spec::runtime::{Linux, LinuxMemory, LinuxNamespaceType as Kind, LinuxResources, Spec};
 
 use super::abort::{Abort, Leftover};
-use super::cgroup::{self, Cgroup, Host, OomWatch, Seat};
+use super::cgroup::{self, Cgroup, DeviceRules, Host, OomWatch, Seat};
 use super::child::{self, Born, Message};
 use super::container::{Container, Process};
 use super::error::{Doing, Error};
@@ -196,6 +196,8 @@ fn container(
     let hooks = request.spec.hooks().clone();
     let poststart = hooks.as_ref().is_some_and(|hooks| hooks.poststart().is_some());
     let hooks_end = poststart.then(bpf::eventfd).transpose().doing(|| "making an eventfd".into())?;
+    let resources = request.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let devices = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
     Ok(Container {
         id: request.id,
         bundle: request.bundle,
@@ -207,6 +209,7 @@ fn container(
         annotations: request.spec.annotations().clone().unwrap_or_default(),
         for_exec,
         state: Mutex::new(state),
+        device_rules: Mutex::new(DeviceRules::new(devices).ok()),
     })
 }
 

@@ -315,7 +315,7 @@ impl Tasks {
         if let Some(ignored) = container.cgroup.ignored(&resources) {
             log::warn!("container {}: {ignored}", task.id);
         }
-        blocking(move || container.cgroup.update(&resources)).await?.map_err(|e| refuse(e.into()))?;
+        blocking(move || container.update(resources)).await?.map_err(refuse)?;
         Ok(Reply::Done)
     }
 

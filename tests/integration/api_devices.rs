@@ -1,8 +1,16 @@
 //! Device nodes, and who may use them.
 
 use crate::needs_containers;
-use crate::support::run::output;
-use serde_json::json;
+use crate::support::differences::runc_differs;
+use crate::support::leak;
+use crate::support::run::{exec_output, output};
+use crate::support::shim::{Host, Shim};
+use crate::support::subject::{cgroup_v2, ours};
+use myshim::sys::bpf;
+use serde_json::{Value, json};
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
 
 /// "In addition to any devices configured with this setting, the runtime MUST also supply: /dev/null /dev/zero /dev/full
 /// /dev/random /dev/urandom /dev/tty" (config-linux.md, "Default Devices"); "runtimes MUST create the following symlinks
@@ -76,5 +84,96 @@ fn device_rules_hold_in_their_order() {
             }
         });
         assert_eq!(text.split_whitespace().collect::<Vec<_>>().join(" "), expected, "{rules:?}");
+    }
+}
+
+fn rule(allow: bool, access: &str) -> Value {
+    json!({"allow": allow, "type": "c", "major": 1, "minor": 11, "access": access})
+}
+
+fn deny_all() -> Value {
+    json!({"allow": false, "access": "rwm"})
+}
+
+/// A running container that has a node for the kernel's log, of which its rules say nothing.
+fn with_a_denied_node(host: &Host) -> Shim<'_> {
+    let mut bundle = host.bundle("a", "sleep 1000");
+    let kmsg = json!({"path": "/dev/my", "type": "c", "major": 1, "minor": 11, "fileMode": 0o666});
+    bundle.set("/linux/devices", json!([kmsg]));
+    bundle.set("/linux/resources/devices", json!([deny_all()]));
+    for set in ["bounding", "effective", "permitted"] {
+        bundle.push(&format!("/process/capabilities/{set}"), json!("CAP_SYSLOG"));
+    }
+    let shim = host.start(bundle);
+    shim.run();
+    shim
+}
+
+/// How the node can be opened: `r`, `w`, both or neither; /dev/null always can.
+fn opens(shim: &Shim<'_>) -> String {
+    let script = "true 2>/dev/null </dev/my && printf r; dd if=/dev/null of=/dev/my conv=notrunc 2>/dev/null && printf w; true </dev/null >/dev/null && echo";
+    exec_output(shim, script, |_| ()).trim().to_owned()
+}
+
+/// "Update of all resources": the rules that an update brings are in force for whoever opens a device from then on, with
+/// those for the default devices. To see it fail: `DevicePolicy::Skip` in `Container::update`.
+#[test]
+fn update_changes_the_device_rules() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = with_a_denied_node(&host);
+    assert_eq!(opens(&shim), "");
+    let cases = [
+        (vec![deny_all(), rule(true, "r")], "r"),
+        (vec![deny_all(), rule(true, "rw")], "rw"),
+        (vec![json!({"allow": true, "access": "rwm"})], "rw"),
+        (vec![json!({"allow": true, "access": "rwm"}), rule(false, "w")], "r"),
+        (vec![deny_all()], ""),
+    ];
+    for (rules, expected) in cases {
+        shim.update(&json!({"devices": rules, "pids": {"limit": 50}})).expect("Update");
+        let expected = if runc_differs("device rules of an Update") { "" } else { expected };
+        assert_eq!(opens(&shim), expected, "{rules:?}");
+        // And an update without any leaves them alone.
+        shim.update(&json!({"pids": {"limit": 60}})).expect("Update");
+        assert_eq!(opens(&shim), expected, "{rules:?}, then none");
+    }
+}
+
+fn devices_cgroup(shim: &Shim<'_>) -> PathBuf {
+    let mut all = leak::cgroups(shim.bundle.cgroup()).into_iter();
+    all.find(|folder| cgroup_v2() || folder.join("devices.list").exists()).expect("a cgroup")
+}
+
+/// The programs that decide about devices on v2.
+fn filters(shim: &Shim<'_>) -> Vec<u32> {
+    let mut ids = [0; bpf::MAX_ATTACHED];
+    let cgroup = fs::File::open(devices_cgroup(shim)).expect("open the cgroup");
+    bpf::query_cgroup_device(cgroup.as_fd(), &mut ids).expect("look for device filters").to_vec()
+}
+
+/// containerd's CRI sends all of a container's resources with each update: rules that are those of Create again undo nothing
+/// that a hook has done since (nvidia's allows its devices that way). To see it fail: no comparison in
+/// `Container::update`.
+#[test]
+fn update_that_repeats_the_device_rules_leaves_them_alone() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = with_a_denied_node(&host);
+    let repeat = json!({"devices": [deny_all()], "pids": {"limit": 50}});
+    if cgroup_v2() {
+        let before = filters(&shim);
+        shim.update(&repeat).expect("Update");
+        // systemd may put one of its own beside it.
+        let kept = |id| filters(&shim).contains(id);
+        assert!(before.iter().all(kept), "{before:?}, and now {:?}", filters(&shim));
+        if ours() {
+            shim.update(&json!({"devices": [deny_all(), rule(true, "r")]})).expect("Update");
+            assert!(!before.iter().any(kept), "other rules are another program");
+        }
+    } else {
+        fs::write(devices_cgroup(&shim).join("devices.allow"), "c 1:11 r").expect("allow the device");
+        shim.update(&repeat).expect("Update");
+        assert_eq!(opens(&shim), "r");
     }
 }

@@ -39,6 +39,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use device_rules::DeviceRules;
 pub use devices::DevicePolicy;
 pub use error::{Error, FileError, Process, Result};
 pub use host::{Hierarchy, Host, Mode, unescape};

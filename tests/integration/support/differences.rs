@@ -65,6 +65,7 @@ pub const DIFFERENCES: &[(&str, &str)] = &[
         "id-mapped new filesystem",
         "runc maps the ids of bind mounts only; crun and ours also those of a new one",
     ),
+    ("device rules of an Update", "runc leaves them alone, whatever the update says"),
     ("propagation of the root", "runc before 1.4 leaves the root private, whatever rootfsPropagation says"),
     ("tmpcopyup of a pipe", "runc sets the owner of a pipe before it makes it, and fails; ours copies it"),
     (
