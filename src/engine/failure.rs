@@ -39,6 +39,9 @@ fn remedy(step: &Step, errno: i32) -> String {
         }
         (Step::Mount(_), libc::ENOTDIR) => "are you trying to mount a directory onto a file (or vice-versa)?",
         (Step::Mount(_), libc::ELOOP) => "a symbolic link is in the way of the target",
+        (Step::Device(_), libc::EEXIST) => {
+            "the image has something else there: take it out of the image, or the device out of linux.devices"
+        }
         (Step::Root { .. }, libc::ENOENT | libc::ENOTDIR) => "root.path must be a directory",
         (Step::Cwd { .. }, libc::ENOENT) => "the working directory does not exist in the container",
         (Step::Rlimit { .. }, libc::EPERM) => "raising a hard limit needs CAP_SYS_RESOURCE",

@@ -14,10 +14,10 @@ use super::detached::Opener;
 use super::error::{Doing, Error};
 use super::for_exec::{ForExec, is_own};
 use super::plan::init::{Inputs, Joined};
-use super::plan::{CgroupView, Fd, Given, HostMounts, SecurityModules, init, no_selinux};
+use super::plan::{CgroupView, Fd, Given, HostMounts, SecurityModules, init, no_selinux, words};
 use super::{affinity, passwd, rootless, seccomp};
 use crate::oci::validate::sysctl_of_namespace;
-use crate::sys::fs;
+use crate::sys::{fs, ns};
 
 /// What the identity part of the plan needs from the host.
 pub fn given(
@@ -139,17 +139,38 @@ fn mount_label(linux: &Linux, modules: SecurityModules) -> Result<Option<String>
 }
 
 pub fn open_namespaces(linux: &Linux) -> Result<Vec<Joined>, Error> {
-    let all = linux.namespaces().iter().flatten();
-    let by_path =
-        all.filter_map(|ns| Some((ns.typ(), ns.path().as_ref().filter(|p| !p.as_os_str().is_empty())?)));
+    let all = linux.namespaces().iter().flatten().enumerate();
+    let by_path = all.filter_map(|(at, ns)| {
+        let path = ns.path().as_ref().filter(|path| !path.as_os_str().is_empty())?;
+        Some((at, ns.typ(), path))
+    });
     by_path
-        .map(|(kind, path)| {
+        .map(|(at, kind, path)| {
             let name = super::plan::c_string(path.as_os_str().as_encoded_bytes())?;
             let what = || format!("opening the {} namespace {}", init::name(kind), path.display());
-            let fd = fs::openat(fs::CWD, &name, libc::O_RDONLY, 0).doing(what)?;
-            Ok(Joined { kind, path: path.clone(), fd: Arc::new(fd) })
+            // A FIFO would make it wait.
+            let fd = fs::openat(fs::CWD, &name, libc::O_RDONLY | libc::O_NONBLOCK, 0).doing(what)?;
+            match ns::kind(fd.as_fd()) {
+                Ok(found) if found == kind as i32 => {
+                    Ok(Joined { kind, path: path.clone(), fd: Arc::new(fd) })
+                }
+                found => Err(not_of_kind(at, kind, path, found.ok())),
+            }
         })
         .collect()
+}
+
+/// The kernel would say EINVAL of it, and no more.
+fn not_of_kind(at: usize, kind: Kind, path: &Path, found: Option<i32>) -> Error {
+    let found = match found {
+        Some(other) => format!("a namespace of type {}", words::namespaces(other as u64)),
+        None => "no namespace".into(),
+    };
+    Error::Spec(format!(
+        "linux.namespaces[{at}].path {} is {found}, and has to be one of type {}",
+        path.display(),
+        init::name(kind)
+    ))
 }
 
 /// What a cgroup mount in the container shows: on v1 each hierarchy from the container's own cgroup down, on v2 what

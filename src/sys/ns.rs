@@ -22,6 +22,14 @@ pub fn setns(fd: BorrowedFd<'_>, kinds: i32) -> Result<()> {
     check("setns", r.into()).map(drop)
 }
 
+/// The kind of namespace (`CLONE_NEW*`) that a file is; ENOTTY if it is none (ioctl_ns(2), `NS_GET_NSTYPE`).
+pub fn kind(fd: BorrowedFd<'_>) -> Result<i32> {
+    const NS_GET_NSTYPE: u32 = 0xb703;
+    // SAFETY: takes integers only.
+    let r = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE as _) };
+    check("NS_GET_NSTYPE", r.into()).map(|kind| kind as i32)
+}
+
 /// sethostname(2).
 pub fn sethostname(name: &CStr) -> Result<()> {
     // SAFETY: name is readable for the length passed.

@@ -10,6 +10,7 @@ use crate::support::subject::{cgroup_v2, ours};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use ttrpc::proto::Code;
 
 /// Every file of a bundle, so that what a failure left there is seen.
@@ -126,6 +127,32 @@ fn namespace_given_twice_is_refused() {
         |b| b.push("/linux/namespaces", json!({"type": "pid"})),
         &["linux.namespaces[5]", "second time", "remove"],
     );
+}
+
+/// "The runtime MUST generate an error if path is not associated with a namespace of type type." (config-linux.md,
+/// "Namespaces") To see it fail: no comparison in `open_namespaces`, which has the kernel say EINVAL.
+#[test]
+fn namespace_of_another_type_is_refused() {
+    needs_containers!();
+    let folder = tempfile::tempdir().expect("make a folder");
+    let (plain, fifo) = (folder.path().join("plain"), folder.path().join("fifo"));
+    fs::write(&plain, "").expect("write a file");
+    assert!(Command::new("mkfifo").arg(&fifo).status().expect("run mkfifo").success());
+    let of_type_uts = Path::new("/proc/self/ns/uts").to_owned();
+    for (path, found) in
+        [(of_type_uts, "a namespace of type uts"), (plain, "no namespace"), (fifo, "no namespace")]
+    {
+        needs!(ours() || !path.ends_with("fifo"), "runc waits for somebody to open a pipe");
+        let joined = |b: &mut Bundle| {
+            let all = b.config["linux"]["namespaces"].as_array_mut().expect("namespaces");
+            all.retain(|namespace| namespace["type"] != "network");
+            all.push(json!({"type": "network", "path": path}));
+        };
+        let path = path.display().to_string();
+        refused_and_mended(joined, &["linux.namespaces[4].path", &path, found, "of type network"]);
+    }
+    let folder_as_user = |b: &mut Bundle| b.push("/linux/namespaces", json!({"type": "user", "path": "/"}));
+    refused_and_mended(folder_as_user, &["linux.namespaces[5].path / is no namespace", "of type user"]);
 }
 
 /// "sysctl" of a namespace that is joined by path, and is the host's own after all.

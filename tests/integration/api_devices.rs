@@ -3,7 +3,7 @@
 use crate::needs_containers;
 use crate::support::differences::runc_differs;
 use crate::support::leak;
-use crate::support::run::{exec_output, output};
+use crate::support::run::{exec_output, output, refusal};
 use crate::support::shim::{Host, Shim};
 use crate::support::subject::{cgroup_v2, ours};
 use myshim::sys::bpf;
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::process::Command;
 
 /// "In addition to any devices configured with this setting, the runtime MUST also supply: /dev/null /dev/zero /dev/full
 /// /dev/random /dev/urandom /dev/tty" (config-linux.md, "Default Devices"); "runtimes MUST create the following symlinks
@@ -176,4 +177,40 @@ fn update_that_repeats_the_device_rules_leaves_them_alone() {
         shim.update(&repeat).expect("Update");
         assert_eq!(opens(&shim), "r");
     }
+}
+
+/// "If a file already exists at path that does not match the requested device, the runtime MUST generate an error."
+/// (config-linux.md, "Devices") One that matches is taken. To see it fail: EEXIST taken for success in `mounts::device`.
+#[test]
+fn another_file_in_a_devices_place_is_an_error() {
+    needs_containers!();
+    let fifo = json!({"path": "/srv/pipe", "type": "p", "fileMode": 0o622});
+    for content in ["a file", "another device", "a link"] {
+        let refusal = || {
+            refusal(|bundle, folder| {
+                let srv = folder.join("upper-a/srv");
+                fs::create_dir_all(&srv).expect("make a folder of the image");
+                let made = match content {
+                    "a file" => Command::new("touch").arg(srv.join("pipe")).status(),
+                    "a link" => Command::new("ln").arg("-s").arg("/dev/null").arg(srv.join("pipe")).status(),
+                    _ => Command::new("mknod").arg(srv.join("pipe")).args(["c", "1", "3"]).status(),
+                };
+                assert!(made.expect("run a program").success());
+                bundle.set("/linux/devices", json!([fifo]));
+            })
+        };
+        if !runc_differs("another file in a device's place") {
+            let text = refusal();
+            for word in ["/srv/pipe", "EEXIST", "has something else there"] {
+                assert!(text.contains(word), "{content}: {word} is not in {text}");
+            }
+        }
+    }
+    let text = output("stat -c %F:%a /srv/pipe", |bundle, folder| {
+        fs::create_dir_all(folder.join("upper-a/srv")).expect("make a folder of the image");
+        let made = Command::new("mkfifo").args(["-m", "600"]).arg(folder.join("upper-a/srv/pipe")).status();
+        assert!(made.expect("run mkfifo").success());
+        bundle.set("/linux/devices", json!([fifo]));
+    });
+    assert_eq!(text, "fifo:600\n");
 }

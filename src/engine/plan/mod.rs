@@ -12,7 +12,7 @@ mod list;
 mod mounts;
 mod target;
 mod text;
-mod words;
+pub mod words;
 
 #[cfg(test)]
 mod golden_tests;

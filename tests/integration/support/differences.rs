@@ -66,6 +66,10 @@ pub const DIFFERENCES: &[(&str, &str)] = &[
         "runc maps the ids of bind mounts only; crun and ours also those of a new one",
     ),
     ("device rules of an Update", "runc leaves them alone, whatever the update says"),
+    (
+        "another file in a device's place",
+        "runc takes whatever is there; the spec: an error, unless it is that device",
+    ),
     ("propagation of the root", "runc before 1.4 leaves the root private, whatever rootfsPropagation says"),
     ("tmpcopyup of a pipe", "runc sets the owner of a pipe before it makes it, and fails; ours copies it"),
     (
