@@ -6,6 +6,8 @@
 use oci_spec::runtime::Capability;
 use serde_json::{Map, Value};
 
+use super::idmap_option;
+
 /// The `config.json` document.
 pub fn spec(document: &mut Value, warnings: &mut Vec<String>) {
     drop_nulls(document);
@@ -13,6 +15,7 @@ pub fn spec(document: &mut Value, warnings: &mut Vec<String>) {
     for foreign in ["solaris", "windows", "vm", "zos", "uid_mappings", "gid_mappings"] {
         spec.remove(foreign);
     }
+    idmap_option::spread(spec);
     if let Some(value) = spec.get_mut("process") {
         process_fields(value, "process.", warnings);
     }

@@ -4,6 +4,7 @@ mod amend;
 pub mod capability;
 pub mod error;
 pub mod features;
+mod idmap_option;
 pub mod mount_options;
 pub mod spec;
 mod unknown;

@@ -12,7 +12,7 @@ use serde_json::Value;
 use serde_json::error::Category;
 
 use super::unknown::{At, Found, Watch};
-use super::{Error, Result, amend};
+use super::{Error, Result, amend, idmap_option};
 
 pub type Spec = oci_spec::runtime::Spec;
 
@@ -76,7 +76,9 @@ fn about(found: Found) -> Option<String> {
 }
 
 fn doubtful_spec(spec: &Spec) -> bool {
-    spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()).is_some_and(doubtful)
+    let mut mounts = spec.mounts().iter().flatten();
+    mounts.any(|mount| mount.options().iter().flatten().any(|option| idmap_option::is(option)))
+        || spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()).is_some_and(doubtful)
 }
 
 /// oci-spec makes a limit of 0 of one that is not given.

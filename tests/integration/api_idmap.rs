@@ -114,6 +114,33 @@ fn ridmap_maps_the_mounts_below_and_idmap_does_not() {
     }
 }
 
+/// crun(1): "The mapping can be specified after the idmap option like: idmap=uids=0-1-10#10-11-10;gids=0-100-10." "If the
+/// specified mapping is prepended with a '@' then the mapping is considered relative to the container user namespace."
+/// To see it fail: `idmap_option::spread` left out, which has the option refused.
+#[test]
+fn option_of_crun_has_mappings_of_its_own() {
+    needs_containers!();
+    needs!(!runc_differs("crun's bind options"), "runc takes no mappings from an option");
+    let option = "idmap=uids=0-2000-3#5-2010-1;gids=0-3000-1000";
+    let text = output("stat -c %u:%g /volume/file", |bundle, folder| {
+        bundle.push("/mounts", mount(&volume(folder), &["bind", option], None));
+    });
+    assert_eq!(text, "2010:3006\n");
+    // Ids 5 and 6 of the files are 7 and 8 of the container.
+    let option = "idmap=uids=@5-7-1;gids=@6-8-1";
+    let host = open_host();
+    let source = volume(host.folder());
+    let text = output("stat -c %u:%g /volume/file", |bundle, _| {
+        user_namespace(bundle, None);
+        bundle.push("/mounts", mount(&source, &["bind", option], None));
+    });
+    assert_eq!(text, "7:8\n");
+    let text = refusal(|bundle, folder| {
+        bundle.push("/mounts", mount(&volume(folder), &["bind", "idmap=uids=0-2000"], None));
+    });
+    assert!(text.contains("mounts[7].options `idmap=uids=0-2000` is not understood"), "{text}");
+}
+
 /// Attributes go with the mapping.
 #[test]
 fn mapped_mount_keeps_its_other_options() {

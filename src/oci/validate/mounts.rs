@@ -6,6 +6,7 @@ use oci_spec::runtime::Mount;
 
 use super::namespaces::{Kind, Namespaces, check_mappings};
 use super::{Result, no_nul, path_text, refuse};
+use crate::oci::idmap_option;
 use crate::oci::mount_options::MountOptions;
 
 pub fn check(mounts: &[Mount], namespaces: &Namespaces<'_>) -> Result<()> {
@@ -26,6 +27,10 @@ fn check_one(mount: &Mount, at: &str, namespaces: &Namespaces<'_>) -> Result<()>
     let words = mount.options().as_deref().unwrap_or_default();
     for (index, word) in words.iter().enumerate() {
         no_nul(&format!("{at}.options[{index}]"), word)?;
+    }
+    if let Some(word) = words.iter().find(|word| idmap_option::is(word)) {
+        let message = "is not understood; it looks like `idmap=uids=0-1000-10#10-2000-5;gids=0-1000-15`, and a range after `@` has ids of the container's own mappings";
+        return refuse(field("options"), format!("`{word}` {message}"));
     }
     let options = MountOptions::parse(words);
     if let Some(data) = options.data.first().filter(|_| options.bind) {

@@ -175,6 +175,8 @@ fn id_mapped_mounts_are_checked() {
     accepted(mount(json!(["rbind", "ridmap"]), &map, &map));
     accepted(mount(json!(["idmap"]), &map, &map));
     refused(mount(json!(["bind"]), &map, &none), "mounts[0].gidMappings is empty");
+    let strange = mount(json!(["bind", "idmap=uids=0-1"]), &none, &none);
+    refused(strange, "mounts[0].options `idmap=uids=0-1` is not understood; it looks like");
     refused(mount(json!(["bind", "idmap"]), &none, &none), "mounts[0] is id-mapped without mappings");
     let mut in_user_namespace = mount(json!(["bind", "idmap"]), &none, &none);
     in_user_namespace["linux"] = user_namespace(map.clone(), map);

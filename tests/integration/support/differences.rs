@@ -74,7 +74,7 @@ pub const DIFFERENCES: &[(&str, &str)] = &[
     ("tmpcopyup of a pipe", "runc sets the owner of a pipe before it makes it, and fails; ours copies it"),
     (
         "crun's bind options",
-        "runc takes copy-symlink, src-nofollow and dest-nofollow for data of the filesystem",
+        "runc takes copy-symlink, src-nofollow, dest-nofollow and idmap=… for data of the filesystem",
     ),
 ];
 
