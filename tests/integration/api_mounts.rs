@@ -7,6 +7,7 @@ use crate::support::fifo::Sink;
 use crate::support::mounted::{Mounted, maps_ids};
 use crate::support::run::{open_host, output, refusal};
 use crate::support::subject::ours;
+use myshim::oci::mount_options;
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -34,13 +35,6 @@ fn file(path: PathBuf, content: &str) -> PathBuf {
     path
 }
 
-/// A folder with a file in it and a mount below.
-fn tree(folder: &Path) -> (PathBuf, Mounted) {
-    let volume = folder.join("volume");
-    let below = Mounted::tmpfs(&volume.join("below"));
-    (volume, below)
-}
-
 /// "The runtime MUST mount entries in the listed order." (config.md, "Mounts")
 #[test]
 fn mounts_are_made_in_the_listed_order() {
@@ -57,56 +51,84 @@ fn mounts_are_made_in_the_listed_order() {
     assert_eq!(lines[2..], ["/a", "/a/in", "/b/in", "/b"]);
 }
 
+/// What mountinfo shows for a word that changes one mount.
+const SHOWN: [(&str, &str); 13] = [
+    ("dirsync", "dirsync"),
+    ("lazytime", "lazytime"),
+    ("mand", "mand"),
+    ("noatime", "noatime"),
+    ("nodev", "nodev"),
+    ("nodiratime", "nodiratime"),
+    ("noexec", "noexec"),
+    ("nosuid", "nosuid"),
+    ("nosymfollow", "nosymfollow"),
+    ("relatime", "relatime"),
+    ("ro", "ro"),
+    ("rw", "rw"),
+    ("sync", "sync"),
+];
+
+/// What undoes another word, and no longer shows.
+const UNDONE: [(&str, &str); 11] = [
+    ("async", "sync"),
+    ("atime", "noatime"),
+    ("dev", "nodev"),
+    ("diratime", "nodiratime"),
+    ("exec", "noexec"),
+    ("nolazytime", "lazytime"),
+    ("nomand", "mand"),
+    ("rw", "ro"),
+    ("strictatime", "relatime"),
+    ("suid", "nosuid"),
+    ("symfollow", "nosymfollow"),
+];
+
+/// Words that the kernel has no use for: they are taken, and change nothing.
+const ACCEPTED: [&str; 6] = ["defaults", "iversion", "loud", "noiversion", "norelatime", "silent"];
+
+/// What runc takes for the filesystem's.
+const FOREIGN: [&str; 7] =
+    ["nosymfollow", "symfollow", "lazytime", "nolazytime", "defaults", "loud", "silent"];
+
+fn known(word: &str) -> bool {
+    ours() || !FOREIGN.contains(&word)
+}
+
+/// Flags of the mount and of its filesystem, of a mount in a mountinfo.
+fn flags<'t>(table: &'t str, place: &str) -> Vec<&'t str> {
+    let line = table.lines().find(|line| line.contains(&format!(" {place} "))).expect("mounted");
+    let fields: Vec<_> = line.split(' ').collect();
+    fields[5].split(',').chain(fields[fields.len() - 1].split(',')).collect()
+}
+
 /// "Runtimes MUST/SHOULD/MAY implement the following option strings for Linux" (config.md, "Linux mount options"): each
-/// word of that table which changes one mount, what mountinfo shows for it, and what it does not show.
+/// word of that table which changes one mount, what mountinfo shows for it, and what it does not show. To see it fail: a
+/// word less in `mount_options::TABLE`, or another effect there.
 #[test]
 fn every_mount_option_of_the_spec_has_its_effect() {
     needs_containers!();
-    let shown = [
-        ("dirsync", "dirsync"),
-        ("noatime", "noatime"),
-        ("nodev", "nodev"),
-        ("nodiratime", "nodiratime"),
-        ("noexec", "noexec"),
-        ("nosuid", "nosuid"),
-        ("relatime", "relatime"),
-        ("ro", "ro"),
-        ("rw", "rw"),
-        ("sync", "sync"),
-        ("lazytime", "lazytime"),
-        ("nosymfollow", "nosymfollow"),
-    ];
-    // What undoes another word.
-    let undone = [
-        ("atime", "noatime"),
-        ("async", "sync"),
-        ("dev", "nodev"),
-        ("diratime", "nodiratime"),
-        ("exec", "noexec"),
-        ("nolazytime", "lazytime"),
-        ("strictatime", "relatime"),
-        ("suid", "nosuid"),
-        ("symfollow", "nosymfollow"),
-    ];
-    // runc takes these for the filesystem's.
-    let foreign = ["nosymfollow", "symfollow", "lazytime", "nolazytime", "defaults", "loud", "silent"];
-    let known = |word: &str| ours() || !foreign.contains(&word);
-    let cases = shown.map(|(word, flag)| (vec![word], flag, true)).into_iter();
-    let cases = cases.chain(undone.map(|(word, flag)| (vec![flag, word], flag, false)));
+    let cases = SHOWN.map(|(word, flag)| (vec![word], flag, true)).into_iter();
+    let cases = cases.chain(UNDONE.map(|(word, flag)| (vec![flag, word], flag, false)));
     let cases = cases.chain([(vec!["strictatime", "nostrictatime"], "relatime", true)]);
-    let accepted = ["defaults", "loud", "silent", "iversion", "noiversion", "norelatime"];
-    let cases = cases.chain(accepted.map(|word| (vec![word], "ro", false)));
     let cases: Vec<_> = cases.filter(|(words, ..)| words.iter().all(|word| known(word))).collect();
+    let accepted: Vec<_> = ACCEPTED.into_iter().filter(|word| known(word)).collect();
     let text = output("cat /proc/self/mountinfo", |bundle, _| {
         for (index, (words, ..)) in cases.iter().enumerate() {
             bundle.push("/mounts", tmpfs(&format!("/m{index}"), words));
         }
+        bundle.push("/mounts", tmpfs("/plain", &[]));
+        for word in &accepted {
+            bundle.push("/mounts", tmpfs(&format!("/{word}"), &[word]));
+        }
     });
     for (index, (words, flag, expected)) in cases.iter().enumerate() {
-        let line = text.lines().find(|line| line.contains(&format!(" /m{index} "))).expect("mounted");
-        let fields: Vec<_> = line.split(' ').collect();
-        let flags = [fields[5], fields[fields.len() - 1]].join(",");
-        assert_eq!(flags.split(',').any(|has| has == *flag), *expected, "{words:?}: {line}");
+        let seen = flags(&text, &format!("/m{index}"));
+        // One that is written is so as mount and as filesystem.
+        let has = seen.contains(flag) && (*flag != "rw" || !seen.contains(&"ro"));
+        assert_eq!(has, *expected, "{words:?}: {seen:?}");
+    }
+    for word in accepted {
+        assert_eq!(flags(&text, &format!("/{word}")), flags(&text, "/plain"), "{word}");
     }
 }
 
@@ -242,52 +264,107 @@ fn dest_nofollow_mounts_on_the_link_itself() {
     }
 }
 
+/// What a mount has that lies below the bound one, by the word for all of them; what it had before.
+const RECURSIVE: [(&str, &str, &str, bool); 20] = [
+    ("rro", "", "ro", true),
+    ("rnosuid", "", "nosuid", true),
+    ("rnodev", "", "nodev", true),
+    ("rnoexec", "", "noexec", true),
+    ("rnoatime", "", "noatime", true),
+    ("rnodiratime", "", "nodiratime", true),
+    ("rnosymfollow", "", "nosymfollow", true),
+    ("rstrictatime", "", "relatime", false),
+    ("rnorelatime", "", "relatime", true),
+    ("rrelatime", "noatime", "relatime", true),
+    ("rrelatime", "strictatime", "relatime", true),
+    ("rrw", "ro", "ro", false),
+    ("rsuid", "nosuid", "nosuid", false),
+    ("rdev", "nodev", "nodev", false),
+    ("rexec", "noexec", "noexec", false),
+    ("ratime", "noatime", "noatime", false),
+    ("ratime", "noatime", "relatime", true),
+    ("rdiratime", "nodiratime", "nodiratime", false),
+    ("rsymfollow", "nosymfollow", "nosymfollow", false),
+    ("rnostrictatime", "strictatime", "relatime", true),
+];
+
 /// rro: "Recursive ro", and its kin: "These AT_RECURSIVE options need kernel 5.12 or later." (config.md, "Linux mount
-/// options")
+/// options") To see it fail: a word of `mount_options::TABLE` with another effect, or no AT_RECURSIVE.
 #[test]
 fn recursive_attributes_reach_the_mounts_below() {
     needs_containers!();
+    needs!(maps_ids(), "runc before 1.2 does not manage `ratime`");
     let host = open_host();
-    let (volume, _below) = tree(host.folder());
-    let script = "grep ' /volume/below ' /proc/self/mountinfo | cut -d' ' -f6";
-    let cases = [
-        ("rro", "ro"),
-        ("rnosuid", "nosuid"),
-        ("rnodev", "nodev"),
-        ("rnoexec", "noexec"),
-        ("rnoatime", "noatime"),
-        ("rnodiratime", "nodiratime"),
-        ("rrelatime", "relatime"),
-    ];
-    for (option, seen) in cases {
-        let text = output(script, |bundle, _| {
-            bundle.push("/mounts", mount("bind", &volume, "/volume", &["rbind", option]));
-        });
-        assert!(text.trim().split(',').any(|word| word == seen), "{option}: {text}");
-        if let Some(plain) = option.strip_prefix('r').filter(|plain| *plain != "relatime") {
-            let text = output(script, |bundle, _| {
-                bundle.push("/mounts", mount("bind", &volume, "/volume", &["rbind", plain]));
-            });
-            assert!(!text.trim().split(',').any(|word| word == seen), "{plain}: {text}");
+    let befores =
+        ["", "ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime", "nosymfollow", "strictatime"];
+    let volume = |before: &str| host.folder().join(format!("volume-{before}"));
+    let below = befores.map(|before| {
+        let options = if before.is_empty() { "rw" } else { before };
+        Mounted::new(&["-t", "tmpfs", "-o", options, "tmpfs"], &volume(before).join("below"))
+    });
+    let cases: Vec<_> = RECURSIVE.into_iter().filter(|(word, ..)| ours() || *word != "rnorelatime").collect();
+    let text = output("cat /proc/self/mountinfo", |bundle, _| {
+        for (index, (word, before, ..)) in cases.iter().enumerate() {
+            bundle.push("/mounts", mount("bind", &volume(before), &format!("/r{index}"), &["rbind", word]));
+            // The same without the r: of the bound mount alone.
+            let alone = mount("bind", &volume(before), &format!("/a{index}"), &["rbind", &word[1..]]);
+            bundle.push("/mounts", alone);
         }
+    });
+    drop(below);
+    // Of the mount, not of its filesystem, of which `ro` and `rw` are told as well.
+    let has = |place: &str, flag: &str| {
+        let line = text.lines().find(|line| line.contains(&format!(" {place} "))).expect("mounted");
+        line.split(' ').nth(5).expect("flags").split(',').any(|seen| seen == flag)
+    };
+    for (index, (word, before, flag, expected)) in cases.iter().enumerate() {
+        assert_eq!(has(&format!("/r{index}/below"), flag), *expected, "{word} over {before:?}");
+        let unchanged = if before.is_empty() { *flag == "relatime" } else { before == flag };
+        assert_eq!(has(&format!("/a{index}/below"), flag), unchanged, "{} over {before:?}", &word[1..]);
     }
 }
 
-/// The other direction: what a mount below has is taken away.
+/// Words that do more than to set a flag, and the tests that show it.
+const ELSEWHERE: [(&str, &str, &[&str]); 9] = [
+    (IDMAP, "mount_has_its_own_mappings", &["bind", "idmap"]),
+    (IDMAP, "ridmap_maps_the_mounts_below_and_idmap_does_not", &["ridmap", "rbind"]),
+    (
+        PROPAGATION,
+        "binds_have_the_propagation_that_they_ask_for",
+        &["shared", "slave", "private", "unbindable"],
+    ),
+    (
+        PROPAGATION,
+        "binds_have_the_propagation_that_they_ask_for",
+        &["rshared", "rslave", "rprivate", "runbindable"],
+    ),
+    (HERE, "tmpcopyup_copies_all_that_the_image_has", &["tmpcopyup"]),
+    (HERE, "remount_changes_a_mount_that_is_there", &["remount"]),
+    (HERE, "copy_symlink_makes_the_link_again", &["copy-symlink"]),
+    (HERE, "src_nofollow_binds_the_link_itself", &["src-nofollow"]),
+    (HERE, "dest_nofollow_mounts_on_the_link_itself", &["dest-nofollow"]),
+];
+const HERE: &str = include_str!("api_mounts.rs");
+const IDMAP: &str = include_str!("api_idmap.rs");
+const PROPAGATION: &str = include_str!("api_propagation.rs");
+
+/// Each word of the table that `features` prints has its effect tested on a kernel: none is added without.
 #[test]
-fn recursive_opposites_take_attributes_away() {
-    needs_containers!();
-    needs!(maps_ids(), "runc before 1.2 does not manage `ratime`");
-    let host = open_host();
-    let volume = host.folder().join("volume");
-    let _below =
-        Mounted::new(&["-t", "tmpfs", "-o", "nosuid,nodev,noexec,noatime", "tmpfs"], &volume.join("below"));
-    let script = "grep ' /volume/below ' /proc/self/mountinfo | cut -d' ' -f6";
-    let text = output(script, |bundle, _| {
-        let options = ["rbind", "rsuid", "rdev", "rexec", "ratime"];
-        bundle.push("/mounts", mount("bind", &volume, "/volume", &options));
-    });
-    assert_eq!(text.trim(), "rw,relatime");
+fn every_mount_option_of_the_table_has_a_test() {
+    let mut tested: Vec<&str> = ACCEPTED.to_vec();
+    tested.extend(SHOWN.iter().chain(&UNDONE).map(|(word, _)| word));
+    tested.extend(RECURSIVE.iter().map(|(word, ..)| word));
+    tested.push("nostrictatime");
+    for (file, test, words) in ELSEWHERE {
+        let body = file.split(&format!("\nfn {test}()")).nth(1).expect(test);
+        let body = body.split("\n}\n").next().expect("an end");
+        for word in words {
+            assert!(body.contains(&format!("\"{word}\"")), "{test} does not use {word}");
+        }
+        tested.extend(words);
+    }
+    let untested: Vec<_> = mount_options::known().filter(|word| !tested.contains(word)).collect();
+    assert_eq!(untested, [""; 0]);
 }
 
 /// "Destination of mount point: path inside container." (config.md, "Mounts") What is missing of it is made, a file
