@@ -111,7 +111,7 @@ fn attempt(mut request: CreateRequest, state: &mut State) -> Result<Created, Err
     // ORDER: after the clone. Who has joined a user namespace by path is born in the cgroup by right of its owner, the shim.
     cgroup::owner(&request.spec).map_or(Ok(()), |uid| cgroup.give_to(uid))?;
     fault!("create: init ready")?;
-    let memory_limit = limit_memory(&cgroup, &resources, &born)?;
+    let memory_limit = limit_memory(&cgroup, &resources, &plan, &born)?;
     state.created = true;
     state.save(&request.bundle)?;
     fault!("create: done")?;
@@ -171,6 +171,7 @@ fn place(
 fn limit_memory(
     cgroup: &Cgroup,
     resources: &LinuxResources,
+    plan: &Plan,
     born: &Born,
 ) -> Result<Option<MemoryLimit>, Error> {
     let limit = resources.memory().as_ref().and_then(LinuxMemory::limit);
@@ -179,7 +180,7 @@ fn limit_memory(
     let limit = limit.map(|bytes| MemoryLimit { bytes, peak: cgroup.memory_peak_and_limit().0 });
     let limited = cgroup.apply_memory(resources);
     // KERNEL: v2 kills what does not fit below a new limit; systemd then takes the scope away, and its files are missing.
-    alive(born).map_err(|e| explain_death(e, cgroup, limit))?;
+    alive(plan, born).map_err(|e| explain_death(e, cgroup, limit))?;
     limited?;
     Ok(limit)
 }
@@ -244,7 +245,12 @@ fn set_up(
         match born.next()? {
             (Message::Reached(Sync::IdMap), _) => {
                 let maps = (linux.uid_mappings().as_deref(), linux.gid_mappings().as_deref());
-                idmap::write(born.pid, maps.0.unwrap_or_default(), maps.1.unwrap_or_default(), "linux")?;
+                let maps = (maps.0.unwrap_or_default(), maps.1.unwrap_or_default());
+                match idmap::write(born.pid, maps.0, maps.1, "linux") {
+                    // It has not waited for that: it says why.
+                    Err(_) if child::has_word(born.socket.as_fd()) => continue,
+                    written => written?,
+                }
             }
             (Message::Reached(Sync::Hooks), _) => {
                 run_hooks(request, born, for_exec)?;
@@ -288,11 +294,11 @@ fn run_hooks(request: &CreateRequest, born: &Born, for_exec: &ForExec) -> Result
     )
 }
 
-fn alive(born: &Born) -> Result<(), Error> {
+fn alive(plan: &Plan, born: &Born) -> Result<(), Error> {
     let ended = process::waitid(born.pidfd.as_fd(), libc::WEXITED | libc::WNOHANG | libc::WNOWAIT);
     match ended.doing(|| "looking after the process".into())? {
         None => Ok(()),
-        Some(_) => Err(Error::Gone("the process died during set-up".into())),
+        Some(_) => Err(failure(plan, &born.next()?.0)),
     }
 }
 

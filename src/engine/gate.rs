@@ -53,8 +53,12 @@ impl Gate {
                 }
                 Message::Closed => return Ok(()),
                 Message::Listener(number) => {
-                    listens(number)?;
-                    go()?;
+                    match listens(number) {
+                        Ok(()) => go()?,
+                        // It has not waited for that: it says why.
+                        Err(_) if child::has_word(self.socket.as_fd()) => {}
+                        Err(e) => return Err(e),
+                    }
                     continue;
                 }
                 Message::Failed { step, call, errno, note } => {

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Hook;
 
-use super::child::Message;
 use super::container::Container;
 use super::error::{Doing, Error};
 use super::plan::{Fd, Plan, Program, Step};
@@ -118,11 +117,7 @@ fn one(
     let why = match run::to_its_end(&plan, limit, until)? {
         End::Exited(0) => return Ok(()),
         End::Refused(message) => {
-            let reason = match message {
-                Message::Failed { errno, .. } => nix::errno::Errno::from_raw(errno).desc().to_string(),
-                message => super::failure::failure(&plan, &message).to_string(),
-            };
-            return Err(Error::doing("cannot be started", reason));
+            return Err(Error::doing("cannot be started", super::failure::failure(&plan, &message)));
         }
         End::Exited(status) => format!("exit status {status}"),
         End::CutShort => "was killed with its container".into(),

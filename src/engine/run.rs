@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 
 use super::child::{self, Message};
 use super::error::{Doing, Error};
+use super::exec::died_early;
 use super::plan::{Fd, Plan};
 use crate::sys::{fs, process};
 
@@ -29,7 +30,8 @@ pub enum End {
 /// When there is no process at all, or it cannot be waited for.
 pub fn to_its_end(plan: &Plan, limit: i32, until: Option<&Fd>) -> Result<End, Error> {
     let process = child::spawn(plan)?;
-    if let (message @ (Message::Failed { .. } | Message::Late { .. }), _) = process.next()? {
+    let message = process.next()?.0;
+    if message != Message::Closed || died_early(plan, &process) {
         process.abandon();
         return Ok(End::Refused(message));
     }

@@ -10,6 +10,7 @@
 //! MYSHIM_FAULT=pause:NAME          NAME waits for the file $MYSHIM_FAULT_FOLDER/go
 //! MYSHIM_FAULT_STEP=C:S:E          step S of the shim's C-th clone fails with errno E (both count from 0)
 //! MYSHIM_FAULT_CALL=C:N:E          system call number N answers errno E in the shim's C-th clone (seccomp(2))
+//! MYSHIM_FAULT_ONLY=C:N:N:…        every other system call kills the shim's C-th clone
 //! ```
 //!
 //! A point that does any of these writes its name to `$MYSHIM_FAULT_FOLDER/reached` first.
@@ -161,28 +162,37 @@ mod build {
         static ARMED: OnceLock<Armed> = OnceLock::new();
         ARMED.get_or_init(|| {
             let text = |name: &str| std::env::var(name).unwrap_or_default();
-            let numbers = |name: &str| -> Option<[usize; 3]> {
-                let all: Result<Vec<usize>, _> = text(name).split(':').map(str::parse).collect();
-                all.ok()?.try_into().ok()
+            let numbers = |name: &str| -> Option<Vec<usize>> {
+                text(name).split(':').map(str::parse).collect::<Result<_, _>>().ok()
             };
             let fault = text("MYSHIM_FAULT");
             let action = fault.split_once(':').and_then(|(action, name)| {
                 Some((action.to_owned(), POINTS.iter().position(|known| *known == name)?))
             });
-            let call = numbers("MYSHIM_FAULT_CALL").map(|[clone, nr, errno]| (clone, filter(nr, errno)));
-            Armed { action, folder: text("MYSHIM_FAULT_FOLDER"), step: numbers("MYSHIM_FAULT_STEP"), call }
+            let refused =
+                numbers("MYSHIM_FAULT_CALL").and_then(|numbers| <[usize; 3]>::try_from(numbers).ok());
+            let refused = refused.map(|[clone, nr, errno]| {
+                (clone, filter(&[nr], libc::SECCOMP_RET_ERRNO | errno as u32, libc::SECCOMP_RET_ALLOW))
+            });
+            let only = numbers("MYSHIM_FAULT_ONLY").filter(|numbers| !numbers.is_empty());
+            let only = only.map(|all| {
+                (all[0], filter(&all[1..], libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_KILL_PROCESS))
+            });
+            let step = numbers("MYSHIM_FAULT_STEP").and_then(|numbers| numbers.try_into().ok());
+            Armed { action, folder: text("MYSHIM_FAULT_FOLDER"), step, call: refused.or(only) }
         })
     }
 
-    /// One call answers `errno`, all others run.
-    fn filter(nr: usize, errno: usize) -> Vec<libc::sock_filter> {
-        let line = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
-        vec![
-            line(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-            line(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, nr as u32),
-            line(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
-            line(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-        ]
+    /// What becomes of the calls `named`, and of all others.
+    fn filter(named: &[usize], theirs: u32, others: u32) -> Vec<libc::sock_filter> {
+        let line = |code: u32, jf, k| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+        let mut program = vec![line(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0)];
+        for nr in named {
+            program.push(line(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, *nr as u32));
+            program.push(line(libc::BPF_RET | libc::BPF_K, 0, theirs));
+        }
+        program.push(line(libc::BPF_RET | libc::BPF_K, 0, others));
+        program
     }
 
     pub fn reach(at: usize) -> Result<(), Injected> {

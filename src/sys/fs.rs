@@ -178,6 +178,13 @@ pub fn dup2(fd: BorrowedFd<'_>, to: i32) -> Result<()> {
     check("dup3", r.into()).map(drop)
 }
 
+/// fcntl(2) `F_DUPFD_CLOEXEC`: the same under another number.
+pub fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    // SAFETY: takes integers only.
+    let r = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) };
+    check("fcntl", r.into()).map(own)
+}
+
 /// close_range(2) (Linux 5.9) of the numbers `first` to `last`, both included; an empty range is fine.
 pub fn close_range(first: u32, last: u32) -> Result<()> {
     if first > last {

@@ -36,7 +36,7 @@ pub use mounts::configure;
 pub use progress::Progress;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use report::parse;
-pub use report::{Message, go, receive};
+pub use report::{Message, go, has_word, receive};
 pub use spawn::{Born, spawn};
 
 use std::convert::Infallible;
@@ -66,7 +66,7 @@ fn walk_from(first: usize, plan: &Plan, socket: BorrowedFd<'_>, progress: Progre
             Step::Sync(point) => sync(*point, room, socket),
             Step::CloseDescriptors => close_descriptors(room, socket),
             Step::DieWithShim => die_with_shim(socket),
-            Step::Birth => birth(socket, || walk_from(index + 1, plan, socket, progress, room)),
+            Step::Birth => birth(index, socket, || walk_from(index + 1, plan, socket, progress, room)),
             Step::Seccomp(filter) => identity::seccomp(filter, socket),
             _ => run(step, room),
         });
@@ -89,11 +89,14 @@ fn sync(point: Sync, room: &mut Room, socket: BorrowedFd<'_>) -> Outcome {
 ///
 /// Whoever shares the pid namespace sees a process that has the container's root, privileges and descriptors already;
 /// with CAP_SYS_PTRACE it could take over one that still has the host's.
-fn birth(socket: BorrowedFd<'_>, rest: impl FnOnce() -> Infallible) -> Outcome {
+fn birth(index: usize, socket: BorrowedFd<'_>, rest: impl FnOnce() -> Infallible) -> Outcome {
     let sibling = libc::CLONE_PARENT as u64;
     sys::clone::clone3(sibling, None, || match report::born(socket) {
         Ok(()) => rest(),
-        Err(_) => sys::process::exit(1),
+        Err(e) => {
+            report::failed(socket, index, &e, b"");
+            sys::process::exit(1)
+        }
     })?;
     sys::process::exit(0)
 }

@@ -71,7 +71,7 @@ pub fn mount(room: &mut Room, mount: &Mount) -> Outcome {
         Source::Remount { superblock } => return change(room, mount, superblock.as_ref()),
         Source::Filesystem { kind, source, options } => filesystem(room, kind, source, options, &mount.attr)?,
         Source::Bind { path, recursive, nofollow } => bind(path, *recursive, *nofollow)?,
-        Source::Detached { fd, .. } => fd.try_clone().map_err(|_| Error::new("dup", libc::EMFILE))?,
+        Source::Detached { fd, .. } => fs::duplicate(fd.as_fd())?,
     };
     let is_dir = is_directory(from.as_fd())?;
     let (to, is_new) = place(room.root()?, &mount.target, is_dir, mount.links)?;

@@ -49,8 +49,9 @@ pub fn failed(socket: BorrowedFd<'_>, index: usize, error: &Error, note: &[u8]) 
     record[CALL_AT..CALL_AT + call.len()].copy_from_slice(call);
     let note = &note[..note.len().min(SIZE - NOTE_AT)];
     record[NOTE_AT..NOTE_AT + note.len()].copy_from_slice(note);
-    // The shim may be gone (EPIPE): then there is nobody to tell, and the child exits all the same.
-    let _ = sys::socket::send(socket, &record, None);
+    // Where the profile's filter holds already, write(2) is the likelier one to be left. The shim may be gone (EPIPE, SIGPIPE):
+    // then there is nobody to tell, and the child exits all the same.
+    let _ = sys::fs::write(socket, &record).or_else(|_| sys::socket::send(socket, &record, None));
 }
 
 /// Child: says that `point` is reached, with the terminal's master if there is one.
@@ -88,6 +89,11 @@ pub fn listener(socket: BorrowedFd<'_>, number: i32) -> Result<()> {
 /// Shim: says go.
 pub fn go(socket: BorrowedFd<'_>) -> Result<()> {
     sys::socket::send(socket, &[1], None)
+}
+
+/// Shim: is there a record to read, or the end? A child that waits for its go has nothing to say.
+pub fn has_word(socket: BorrowedFd<'_>) -> bool {
+    sys::process::poll_in(socket, 0).unwrap_or(false)
 }
 
 /// Shim: the next record, and the descriptor that came with it. Blocks, but not beyond the child's limit.
