@@ -119,11 +119,11 @@ fn become_shim(
     resolved: Resolved,
 ) -> ExitCode {
     let detached = daemon::detach(listener);
+    super::log::init(&bundle, request.level, &request.namespace, &request.id);
     if let Err(e) = fault!("start: shim detached") {
         ::log::error!("{e}");
         return ExitCode::FAILURE;
     }
-    super::log::init(&bundle, request.level, &request.namespace, &request.id);
     let listener = match detached {
         Ok(listener) => listener,
         Err(e) => {
