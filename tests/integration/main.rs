@@ -49,6 +49,7 @@ mod cve_process;
 mod exhaustion;
 mod faults;
 mod faults_child;
+mod in_flight;
 mod model;
 mod race;
 mod soak;

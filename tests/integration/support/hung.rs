@@ -58,8 +58,13 @@ impl Hung {
     #[track_caller]
     pub fn wait_until_asked(&self) {
         super::eventually("somebody asks the hung file system", super::SOON, || {
-            (self.asked.load(Ordering::Relaxed) > 0).then_some(())
+            (self.asked() > 0).then_some(())
         });
+    }
+
+    /// So many wait for an answer.
+    pub fn asked(&self) -> u32 {
+        self.asked.load(Ordering::Relaxed)
     }
 
     /// Lets everybody go who waits: they get an error. MNT_FORCE aborts what is in flight (umount(2)).

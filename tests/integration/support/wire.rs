@@ -94,6 +94,13 @@ impl Client {
         answer(&body)
     }
 
+    /// The next answer of several calls in flight, and the stream that it belongs to.
+    pub fn receive_next<A: Message>(&mut self) -> (u32, Result<A, Failure>) {
+        let (stream, body) =
+            read_frame(&self.stream).unwrap_or_else(|error| panic!("an answer is missing: {error}"));
+        (stream, answer(&body))
+    }
+
     /// For what no client would send.
     pub fn raw(&self) -> &UnixStream {
         &self.stream
