@@ -107,7 +107,7 @@ else
     esac
     # Once more with systemd as PID 1, and every container in a scope of its own.
     if (ensure_packages systemd dbus) && [ -x /usr/lib/systemd/systemd ]; then
-        [ $# -gt 0 ] || set -- api_
+        [ $# -gt 0 ] || set -- api_ faults::
         GUEST_PID1=systemd MYSHIM_TEST_CGROUPS=systemd \
             counted guest-systemd hack/guest.sh run "$results" "$integration" "$@"
     else

@@ -189,10 +189,13 @@ fn assert_lives(host: &mut Host, bundle: &Bundle, at: &str) {
 /// Does `one` for every point, several at a time.
 fn every_point(one: impl Fn(&'static str) + Sync) {
     let next = AtomicUsize::new(0);
+    // systemd makes one cgroup, or none.
+    let passed = |point: &&str| !subject::systemd_cgroups() || *point != "create: some cgroups made";
+    let points: Vec<_> = POINTS.iter().copied().filter(passed).collect();
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                while let Some(point) = POINTS.get(next.fetch_add(1, Ordering::Relaxed)) {
+                while let Some(point) = points.get(next.fetch_add(1, Ordering::Relaxed)) {
                     one(point);
                 }
             });
