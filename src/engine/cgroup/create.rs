@@ -98,8 +98,9 @@ fn mkdir_all(mount: &Path, dir: &Path, made: &mut Vec<PathBuf>) -> Result<bool> 
             }
             (Some(libc::EAGAIN), _) => Err(Error::file("mkdir", dir, &e)
                 .with_remedy("cgroup.max.descendants or cgroup.max.depth of a parent is reached")),
-            (Some(libc::EROFS | libc::EACCES), _) => Err(Error::file("mkdir", dir, &e)
-                .with_remedy("the hierarchy must be writable, or delegated to this user")),
+            (Some(libc::EROFS | libc::EACCES), _) => Err(Error::file("mkdir", dir, &e).with_remedy(
+                "the hierarchy that linux.cgroupsPath lies in must be writable, or delegated to this user",
+            )),
             _ => Err(Error::file("mkdir", dir, &e)),
         },
     }
