@@ -34,7 +34,7 @@ fn assert_same_view(change: &dyn Fn(&mut Bundle), script: &str) {
 
 /// The lines of mountinfo without numbers that differ from run to run: ids, device numbers, superblock paths. Masks
 /// are compared by their place: ours lay the host's own /dev/null there (CVE-2025-31133) and one tmpfs for all folders.
-const MOUNTS: &str = r#"while read -r id parent dev root point options rest; do echo "$root $point $options ${rest}"; done </proc/self/mountinfo |
+pub const MOUNTS: &str = r#"while read -r id parent dev root point options rest; do echo "$root $point $options ${rest}"; done </proc/self/mountinfo |
     sed -e 's/lowerdir.*//' -e 's/\(master\|shared\|propagate_from\):[0-9]*/\1/g' -e 's/tmpfs tmpfs .*\(ro\|rw\)/tmpfs \1/' -e 's#^\([^ ]*\) \(/proc/\(acpi\|kcore\|keys\|latency_stats\|sched_debug\|scsi\|timer_list\|timer_stats\)\|/sys/firmware\) .*#\1 \2 masked#' -e 's#/[^ ]*\(/NAMESPACE\|/mst-\)[^ ]*##' -e 's/^[^ ]* //' | sort"#;
 
 /// "mounts: specifies additional mounts beyond root." (config.md, "Mounts")
@@ -144,14 +144,14 @@ fn tmpfs_of_shm_and_extra_mounts_are_the_same() {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Who {
+pub enum Who {
     Root,
     User,
     Privileged,
 }
 
 /// The bundle as clients write it for such a process.
-fn of(who: Who, terminal: bool, bundle: &mut Bundle) {
+pub fn of(who: Who, terminal: bool, bundle: &mut Bundle) {
     bundle.set("/process/terminal", json!(terminal));
     bundle.set("/process/oomScoreAdj", json!(100));
     match who {

@@ -40,6 +40,7 @@ mod api_stop;
 mod api_systemd;
 mod api_userns;
 mod api_view;
+mod api_view_exec;
 mod cancel;
 mod coverage;
 mod ctr_run;
