@@ -1,22 +1,25 @@
 #!/usr/bin/env bash
 # get-containerd.sh VERSION: makes containerd VERSION (1.6, 1.7 or 2.1) with its runc available below target/containerd
-# and prints the folder of its programs. Nothing is installed into the system. Exit status 3: Debian has it no longer.
+# and prints the folder of its programs. 2.1-newest is 2.1 with the newest runc that Debian has, in experimental. Nothing is installed into the system. Exit status 3: Debian has it no longer.
 set -euo pipefail
 . "$(dirname "$0")/debian.sh"
 
-version=${1:?usage: get-containerd.sh 1.6|1.7|2.1}
+version=${1:?usage: get-containerd.sh 1.6|1.7|2.1|2.1-newest}
 case $version in
     1.6) suite=bookworm ;;
     1.7) suite=trixie ;;
-    2.1) suite=forky ;;
-    *) die "$version is none of 1.6, 1.7, 2.1" ;;
+    2.1 | 2.1-newest) suite=forky ;;
+    *) die "$version is none of 1.6, 1.7, 2.1, 2.1-newest" ;;
 esac
+runc_suite=$suite
+[ "$version" = "${version%-newest}" ] || runc_suite=experimental
 home=$target/containerd/$version
 
 # unpack_into FOLDER: everything below FOLDER, but linked and patched for its final place $home.
 unpack_into() {
     local folder=$1 deb debs file libs
-    debs=$(debian_fetch "$suite" containerd runc crun libc6 libseccomp2 libyajl2 libcap2 libsystemd0 libgcrypt20) || return 3
+    # What experimental had is in the suite itself, sooner or later.
+    debs=$({ debian_fetch "$runc_suite" runc || debian_fetch "$suite" runc; } && debian_fetch "$suite" containerd crun libc6 libseccomp2 libyajl2 libcap2 libsystemd0 libgcrypt20) || return 3
     mkdir -p "$folder/bin" "$folder/root"
     for deb in $debs; do dpkg -x "$deb" "$folder/root"; done
     libs=$(dirname "$(find "$folder/root/usr/lib" "$folder/root/lib" -name libc.so.6 -print -quit 2>/dev/null)")

@@ -3,7 +3,7 @@
 # and 2.1; the same tests on a unified cgroup tree, in a guest, and the shim's in one with systemd as PID 1; then a look at
 # what the runs left behind.
 # The last line is "N passed, N failed, N skipped" over all of it; the exit status is 0 only if nothing failed or leaked.
-#   CONTAINERD_UNDER_TEST=1.6|1.7|2.1|all    SHIM_UNDER_TEST=ours|runc    GUEST=no leaves the guest out
+#   CONTAINERD_UNDER_TEST=1.6|1.7|2.1|2.1-newest|all    SHIM_UNDER_TEST=ours|runc    GUEST=no leaves the guest out
 #   BUILD=release tests the binary that is installed, not the debug build
 #   Arguments go to the integration tests: names to choose by.
 set -euo pipefail

@@ -42,7 +42,7 @@ fn copied_layer(bundle: &mut Bundle, folder: &Path) {
 
 /// Does the Go shim of this containerd know `uidmap=`? Ours does.
 fn knows_mappings() -> bool {
-    ours() || containerd_version() == "2.1"
+    ours() || containerd_version().starts_with("2.1")
 }
 
 fn copy_image(to: &Path) {

@@ -251,7 +251,7 @@ fn pinned_shim_does_not_keep_a_container_from_its_cpuset() {
     let mut bundle = host.bundle("a", "grep Cpus_allowed_list /proc/self/status | cut -f2");
     bundle.set("/linux/resources/cpu", json!({"cpus": "0-1"}));
     let shim = host.start(bundle);
-    shim.run_with(&Stdio3 { stdout: out.uri(), ..Default::default() });
+    shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
     shim.wait("").expect("Wait");
     shim.delete("").expect("Delete");
     assert_eq!(out.finish(), "0-1\n");

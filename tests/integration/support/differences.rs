@@ -76,7 +76,16 @@ pub const DIFFERENCES: &[(&str, &str)] = &[
         "another file in a device's place",
         "runc takes whatever is there; the spec: an error, unless it is that device",
     ),
-    ("propagation of the root", "runc before 1.4 leaves the root private, whatever rootfsPropagation says"),
+    (
+        "slave or unbindable root",
+        "runc makes the rootfs's mount private before it binds it, and a slave has no master then; in an unbindable root it \
+         fails to bind readonlyPaths",
+    ),
+    ("device that cannot be moved", "runc moves it before it finds that out, and it goes with the namespace"),
+    (
+        "name templates of netDevices",
+        "runc hands `net%d` to the kernel, and then looks for a device of that very name",
+    ),
     ("tmpcopyup of a pipe", "runc sets the owner of a pipe before it makes it, and fails; ours copies it"),
     (
         "crun's bind options",
