@@ -8,7 +8,8 @@ use crate::needs_containers;
 use crate::support::bundle::Bundle;
 use crate::support::leak;
 use crate::support::older_kernel::{
-    without, without_cgroup_kill, without_clone_clear_sighand, without_clone_into_cgroup, without_form,
+    without, without_cgroup_kill, without_clone_clear_sighand, without_clone_into_cgroup, without_file,
+    without_form, without_mount_attribute,
 };
 use crate::support::run::{exec_output, open_host};
 use crate::support::seccomp_agent::Agent;
@@ -124,19 +125,59 @@ fn life_with(call: &str) -> Option<String> {
     })
 }
 
-/// Rows that are not tried here. Two of cgroups have tests of their own below. The other files of cgroups could be hidden
-/// as `cgroup.kill` is, LOOP_CONFIGURE (an ioctl's number) refused by a filter and BPF_F_REPLACE (a flag in memory) by a
-/// supervisor, but they are not. What a filesystem can be mapped to, no filter of system calls takes away.
-const NOT_HERE: [&str; 8] = [
+/// Rows that are not tried here: two of cgroups have tests of their own below; of the others README says so.
+const NOT_HERE: [&str; 6] = [
     "CLONE_INTO_CGROUP (clone3)",
     "cgroup.kill",
     "memory.peak, memory.swap.peak",
-    "cpu.max.burst, cpu.idle",
-    "id-mapped tmpfs",
     "overlay over id-mapped layers",
     "LOOP_CONFIGURE",
     "BPF_F_REPLACE",
 ];
+
+/// A life with what came late in resources, mounts and policies, by the word that a message names it by.
+fn late_forms(calls: &str) -> Option<Vec<(&'static str, Option<String>)>> {
+    const MODE: u64 = 0xfff;
+    let cpu = |file, resources: Value| {
+        let life = || life_of(|_, bundle| bundle.set("/linux/resources/cpu", resources));
+        (file, without_file(file, life))
+    };
+    let mount = |bit, named, mount: Value| {
+        (named, without_mount_attribute(bit, || life_of(|_, bundle| bundle.push("/mounts", mount))))
+    };
+    let policy = |mode, name| {
+        let policy = json!({"mode": name, "nodes": "0"});
+        let life = || life_of(|_, bundle| bundle.set("/linux/memoryPolicy", policy));
+        ("the kernel must know the mode", without_form("set_mempolicy", (0, MODE, mode), libc::EINVAL, life))
+    };
+    let map = json!([{"containerID": 0, "hostID": 2000, "size": 1}]);
+    let tmpfs = json!({"destination": "/mine", "type": "tmpfs", "source": "tmpfs"});
+    let with = |key: &str, value: Value| {
+        let mut mount = tmpfs.clone();
+        mount[key] = value;
+        mount
+    };
+    Some(match calls {
+        "cpu.max.burst, cpu.idle" => {
+            let burst = if cgroup_v2() { "cpu.max.burst" } else { "cpu.cfs_burst_us" };
+            let quota = json!({"quota": 20_000, "period": 50_000, "burst": 10_000});
+            vec![cpu(burst, quota), cpu("cpu.idle", json!({"idle": 1}))]
+        }
+        "`nosymfollow`" => {
+            let options = with("options", json!(["nosymfollow"]));
+            vec![mount(libc::MOUNT_ATTR_NOSYMFOLLOW, "nosymfollow", options)]
+        }
+        "id-mapped tmpfs" => {
+            let mut mapped = with("uidMappings", map.clone());
+            mapped["gidMappings"] = map;
+            vec![mount(libc::MOUNT_ATTR_IDMAP, "tmpfs", mapped)]
+        }
+        "MPOL_PREFERRED_MANY, MPOL_WEIGHTED_INTERLEAVE" => {
+            vec![policy(5, "MPOL_PREFERRED_MANY"), policy(6, "MPOL_WEIGHTED_INTERLEAVE")]
+        }
+        _ => return None,
+    })
+}
 
 /// What is missing, by the word that a message names it by, and a life without it: all calls of a row one by one, or the
 /// form of a call that the row is about.
@@ -144,6 +185,9 @@ fn lives_without(row: Row) -> Vec<(&'static str, Option<String>)> {
     const ALL: u64 = u32::MAX as u64;
     const MOUNT_AND_IPC: u64 = (libc::CLONE_NEWNS | libc::CLONE_NEWIPC) as u64;
     const PR_SCHED_CORE: u64 = 62;
+    if let Some(lives) = late_forms(row.calls) {
+        return lives;
+    }
     let (mine, life) = match row.calls {
         "setns with a pidfd" => {
             // Of namespace files one is entered at a time, of a pidfd several.
@@ -202,7 +246,8 @@ fn every_row_of_readmes_table_is_what_happens_without() {
                     assert!(message.contains(name), "{name} is not named: {message}");
                     // Refusals of a form, or of a kernel built without, can mean other things as well.
                     let whole = calls.split(", ").any(|call| call == name);
-                    let tells = message.contains(&format!("Linux {since}"));
+                    let tells =
+                        since.split(", ").any(|version| message.contains(&format!("Linux {version}")));
                     assert!(
                         tells || !whole || FORMS.contains(&calls),
                         "{name}: no Linux {since} in {message}"

@@ -68,7 +68,25 @@ pub fn without_wait_killable_recv<T: Send>(what: impl FnOnce() -> T + Send) -> T
 
 /// As a cgroup v2 before 5.14: no folder has the file `cgroup.kill`.
 pub fn without_cgroup_kill<T: Send>(what: impl FnOnce() -> T + Send) -> T {
-    supervised(&OPENS, what, |asked| opened(asked).ends_with("cgroup.kill").then_some(libc::ENOENT))
+    without_file("/cgroup.kill", what)
+}
+
+/// No path that ends so is there.
+pub fn without_file<T: Send>(end: &'static str, what: impl FnOnce() -> T + Send) -> T {
+    supervised(&OPENS, what, move |asked| opened(asked).ends_with(end).then_some(libc::ENOENT))
+}
+
+/// As a kernel that does not know an attribute of mounts, or cannot give it to this filesystem (mount_setattr(2)).
+pub fn without_mount_attribute<T: Send>(bit: u64, what: impl FnOnce() -> T + Send) -> T {
+    supervised(&["mount_setattr", "fsmount"], what, move |asked| {
+        let mut set = [0; 8];
+        let asks = match c_long::from(asked.data.nr) {
+            libc::SYS_fsmount => asked.data.args[2],
+            _ if memory(asked.pid, asked.data.args[3], &mut set) == set.len() => u64::from_ne_bytes(set),
+            _ => 0,
+        };
+        (asks & bit != 0).then_some(libc::EINVAL)
+    })
 }
 
 /// No older kernel, but one that takes its time: while a file whose path ends with `name` is opened, `meanwhile` happens.
