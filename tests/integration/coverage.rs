@@ -36,7 +36,9 @@ fn comment(module: &str, test: &str) -> Option<String> {
 fn quotes_the_spec(comment: &str) -> bool {
     let place =
         |file: &str| comment.find(&format!("({file}.md, \"")).is_some_and(|at| comment[..at].contains('"'));
-    ["config", "config-linux", "runtime", "runtime-linux", "features"].iter().any(|file| place(file))
+    ["config", "config-linux", "runtime", "runtime-linux", "features", "features-linux"]
+        .iter()
+        .any(|file| place(file))
 }
 
 /// What is wrong with something that a row names.
