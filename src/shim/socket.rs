@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
@@ -37,6 +37,8 @@ pub enum SocketError {
 /// A living shim waits for its caller's first word. Where a connection ends within so many milliseconds instead, there was
 /// only the backlog of a shim that has been killed and not yet closed its descriptors.
 const HANGS_UP: i32 = 300;
+/// One that still hangs up after this time is alive, and does not talk to us.
+const DYING: Duration = Duration::from_secs(2);
 
 /// How long connect(2) waits for room in a backlog. Every `start` of the node waits for the lock meanwhile, and a backlog
 /// that is full (its shim is stopped, or has much to do) says already that somebody lives there: no time at all.
@@ -112,21 +114,28 @@ pub fn claim(path: &Path) -> Result<Claim, SocketError> {
 
 /// Removes the socket at `path` if nobody listens there any more.
 pub fn remove_stale(path: &Path) -> Result<(), SocketError> {
-    if !path.exists() {
-        return Ok(());
-    }
-    let _turn = lock(path.parent().unwrap_or(Path::new("/")))?;
-    loop {
-        match connect(path) {
-            Err(e) if e.is(libc::ECONNREFUSED) => {
-                return std::fs::remove_file(path).map_err(failed("remove the stale socket", path));
+    let until = Instant::now() + DYING;
+    while path.exists() {
+        // The lock is let go before the wait: every `start` of the node needs it.
+        let peer = {
+            let _turn = lock(path.parent().unwrap_or(Path::new("/")))?;
+            match connect(path) {
+                Err(e) if e.is(libc::ECONNREFUSED) => {
+                    return std::fs::remove_file(path).map_err(failed("remove the stale socket", path));
+                }
+                answer => answer,
             }
+        };
+        match peer {
             // Somebody's who is dying at this very moment.
-            Ok(peer) if sys::process::poll_in(peer.as_fd(), HANGS_UP).unwrap_or(false) => {}
+            Ok(peer)
+                if Instant::now() < until
+                    && sys::process::poll_in(peer.as_fd(), HANGS_UP).unwrap_or(false) => {}
             // A living shim's of the same group, or gone already.
-            _ => return Ok(()),
+            _ => break,
         }
     }
+    Ok(())
 }
 
 /// One at a time looks at the sockets of a directory.
@@ -244,6 +253,19 @@ mod tests {
         remove_stale(&path).unwrap();
         dying.join().unwrap();
         assert!(!path.exists());
+    }
+
+    /// Without the limit this never ends.
+    #[test]
+    fn one_who_turns_everybody_away_is_given_up_and_keeps_its_socket() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("x");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let turns_away =
+            std::thread::spawn(move || while listener.accept().unwrap().0.peer_addr().is_ok() {});
+        remove_stale(&path).unwrap();
+        assert!(path.exists());
+        assert!(!turns_away.is_finished());
     }
 
     #[test]
