@@ -1,6 +1,7 @@
 //! Every call abandoned by its client after a moment and made again: the answer is the one that nobody waited for. And a
 //! call that is stuck keeps nobody from killing.
 
+use crate::support::fifo::{Sink, Source};
 use crate::support::shim::{Host, Shim, Stdio3};
 use crate::support::wire::{Client, Failure, read_frame};
 use crate::support::{SOON, eventually, subject};
@@ -78,7 +79,7 @@ fn every_call_that_is_abandoned_and_made_again_gives_the_first_ones_answer() {
             spec: Some(Any { value: process, ..Default::default() }).into(),
             ..Default::default()
         };
-        // The call only takes a note; a client that lost the answer finds the note and goes on.
+        // The call only takes a note; a client that lost the answer finds the note, which was taken once, and goes on.
         let added = done(again(&shim, "Exec", &exec, moment)).map(|result| match result {
             Err(failure) if failure.code == Code::ALREADY_EXISTS => Ok(()),
             other => other,
@@ -122,8 +123,79 @@ fn every_call_that_is_abandoned_and_made_again_gives_the_first_ones_answer() {
     assert!(abandoned >= 30, "only {abandoned} calls were abandoned");
     let exits = |name: &str| host.events.names().iter().filter(|known| *known == name).count();
     eventually("all events", SOON, || (exits("delete") == MOMENTS.len()).then_some(()));
-    for name in ["create", "start", "exit", "exit/x", "exec-started/x"] {
+    for name in ["create", "start", "exit", "exit/x", "exec-added/x", "exec-started/x"] {
         assert_eq!(exits(name), MOMENTS.len(), "{name}: {:?}", host.events.names());
+    }
+}
+
+/// To see it fail: in `shim/process.rs` let `resize`, or `close_stdin`, only take the note.
+#[test]
+fn resize_and_close_of_a_client_that_left_are_done_or_can_be_done_again() {
+    needs_containers!();
+    let host = Host::new();
+    let mut bundle = host.bundle("a", "stty -echo; while read -r _; do stty size; done; exec sleep 1000");
+    bundle.set("/process/terminal", json!(true));
+    let shim = host.start(bundle);
+    let (mut input, out) = (Source::new(host.folder().join("in")), Sink::new(host.folder().join("out")));
+    let stdio = Stdio3 { terminal: true, stdin: input.uri(), stdout: out.uri(), ..Default::default() };
+    shim.run_with(&stdio);
+    for (number, moment) in (50..).zip(MOMENTS) {
+        let resize = api::ResizePtyRequest { id: shim.id(), width: number, height: 20, ..Default::default() };
+        if let Some(again) = again::<api::Empty>(&shim, "ResizePty", &resize, moment) {
+            again.expect("ResizePty once more");
+        }
+        input.write("\n");
+        out.wait_for(&format!("20 {number}\r\n"));
+    }
+    for (number, moment) in MOMENTS.into_iter().enumerate() {
+        let exec = format!("x{number}");
+        let (mut input, out) = (
+            Source::new(host.folder().join(&exec)),
+            Sink::new(host.folder().join("o").with_extension(&exec)),
+        );
+        let stdio = Stdio3 { stdin: input.uri(), stdout: out.uri(), ..Default::default() };
+        shim.exec_process(&exec, &shim.bundle.process(&["cat"]), &stdio).expect("Exec");
+        shim.start(&exec).expect("Start");
+        input.write("all of it");
+        out.wait_for("all of it");
+        drop(input);
+        let close =
+            api::CloseIORequest { id: shim.id(), exec_id: exec.clone(), stdin: true, ..Default::default() };
+        if let Some(again) = again::<api::Empty>(&shim, "CloseIO", &close, moment) {
+            again.expect("CloseIO once more");
+        }
+        assert_eq!(shim.wait(&exec).expect("Wait"), 0, "cat ends with its input");
+        shim.delete(&exec).expect("Delete");
+    }
+}
+
+/// With a container it does nothing, however often; without one the shim ends, and whoever asks again may find nobody. To
+/// see it fail: in `shim/service.rs`, `shutdown`, drop `self.done.send`.
+#[test]
+fn shutdown_of_a_client_that_left_is_done_or_can_be_done_again() {
+    needs_containers!();
+    for moment in MOMENTS {
+        let host = Host::new();
+        let shim = host.start(host.bundle("a", "exec sleep 1000"));
+        shim.run();
+        let request = api::ShutdownRequest { id: shim.id(), ..Default::default() };
+        if let Some(again) = again::<api::Empty>(&shim, "Shutdown", &request, moment) {
+            again.expect("Shutdown once more");
+        }
+        assert_eq!(shim.status(""), Status::RUNNING);
+        shim.kill("", libc::SIGKILL).expect("Kill");
+        shim.wait("").expect("Wait");
+        shim.delete("").expect("Delete");
+        abandon(&shim, "Shutdown", &request, moment);
+        // The second one is refused, hung up on or answered, as far as the first one has come.
+        if let Ok(mut client) = Client::connect(&shim.address)
+            && let Ok(Ok(answer)) = client.try_call::<api::Empty>(shim.service(), "Shutdown", &request)
+        {
+            assert_eq!(answer, api::Empty::new());
+        }
+        shim.wait_until_gone();
+        assert!(!subject::ours() || !shim.address.exists(), "its socket is left");
+        shim.assert_nothing_left();
     }
 }
 
