@@ -5,7 +5,7 @@
 
 use crate::support::bundle::Bundle;
 use crate::support::differences::runc_differs;
-use crate::support::fifo::Sink;
+use crate::support::fifo::{Sink, Source};
 use crate::support::shim::{Call, Host, Stdio3};
 use crate::support::subject::cgroup_v2;
 use crate::{needs, needs_containers};
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::process::Command;
 
 /// A host, a container to be, and what it may not touch.
 struct Scene {
@@ -197,16 +198,47 @@ fn cve_2023_25809_a_read_only_cgroup_mount_is_so_in_a_user_namespace() {
 fn cve_2025_31133_a_file_is_masked_by_the_hosts_null_device() {
     needs_containers!();
     needs!(crate::support::subject::ours(), "runc refuses such a container, or is too old to");
-    let mut scene = Scene::new("stat -c '%t:%T' /secret; cat /secret");
-    // /dev is a volume: nobody but the volume's owner decides what null is there.
-    let dev = scene.host.folder().join("dev");
-    fs::create_dir(&dev).expect("make a folder");
-    fs::write(dev.join("null"), "not null at all\n").expect("write");
-    fs::write(scene.image("secret"), "secret\n").expect("write");
-    scene.without_mounts("/dev");
-    scene.mount(json!({"destination": "/dev", "type": "bind", "source": dev, "options": ["bind"]}));
-    scene.bundle.push("/linux/maskedPaths", json!("/secret"));
-    assert_eq!(scene.play().expect("runs"), (0, "1:3\n".into()));
+    for kind in ["file", "link", "device"] {
+        let mut scene = Scene::new("stat -c '%t:%T' /secret; cat /secret");
+        // /dev is a volume: nobody but the volume's owner decides what null is there.
+        let dev = scene.host.folder().join("dev");
+        fs::create_dir(&dev).expect("make a folder");
+        let null = dev.join("null");
+        match kind {
+            "file" => fs::write(null, "not null at all\n").expect("write"),
+            "link" => symlink("/proc/sysrq-trigger", null).expect("make a link"),
+            _ => {
+                let zero = Command::new("mknod").arg(null).args(["c", "1", "5"]).status();
+                assert!(zero.expect("start mknod").success(), "mknod");
+            }
+        }
+        fs::write(scene.image("secret"), "secret\n").expect("write");
+        scene.without_mounts("/dev");
+        scene.mount(json!({"destination": "/dev", "type": "bind", "source": dev, "options": ["bind"]}));
+        scene.bundle.push("/linux/maskedPaths", json!("/secret"));
+        assert_eq!(scene.play().expect("runs"), (0, "1:3\n".into()), "null is a {kind}");
+    }
+}
+
+/// The same where the host's own is none. To see it fail: in `engine/child/mounts.rs`, `host_null`, return it unseen.
+#[test]
+fn cve_2025_31133_a_null_device_of_the_host_that_is_none_masks_nothing() {
+    needs_containers!();
+    needs!(crate::support::subject::ours(), "runc's words differ");
+    for other in ["/dev/zero", "$(mktemp -p /run)"] {
+        let mut scene = Scene::new("true");
+        let script = format!("mount --bind {other} /dev/null && exec \"$@\"");
+        let start = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", &script, "sh"];
+        scene.host.prefix = start.map(str::to_owned).to_vec();
+        // Not of the device that is missing: the process has streams.
+        let input = Source::new(scene.host.folder().join("in"));
+        let shim = scene.host.start(scene.bundle);
+        let out = Sink::new(scene.host.folder().join("out"));
+        let stdio = Stdio3 { stdin: input.uri(), stdout: out.uri(), stderr: out.uri(), ..Default::default() };
+        let failure = shim.create_with(&stdio).expect_err("there is nothing to mask with");
+        assert!(failure.message.contains("/dev/null is not character device 1:3"), "{failure:?}");
+        shim.assert_nothing_left();
+    }
 }
 
 /// "Failure to mask is fatal", but for a path that is not there. To see it fail: in `engine/child/mounts.rs`, `existing`,

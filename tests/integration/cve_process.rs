@@ -11,7 +11,8 @@ use crate::support::wire::Client;
 use crate::support::{SOON, eventually};
 use crate::{needs, needs_containers};
 use serde_json::{Value, json};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
@@ -20,8 +21,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 
 /// Waits for the file /go, and looks at every child of the process that is named there, but for init: with 0, a process from
-/// outside the pid namespace, a shim's child on its way in. Prints what it gets to see of one, and `write` if its program
-/// could be opened for writing.
+/// outside the pid namespace, a shim's child on its way in. Prints what it gets to see of one, and what comes of a change of
+/// its program's mode, which it has already: to open a program that runs for writing fails in any case (ETXTBSY).
 const LOOK: &str = r#"
 while [ ! -s /go ]; do sleep 0.05; done
 read -r shim </go
@@ -33,9 +34,9 @@ for p in /proc/[0-9]*; do
     echo "root $(ls $p/root/marker 2>&1)"
     echo "cwd $(readlink $p/cwd)"
     # The numbers may be listed by whoever may pass over permissions (CAP_DAC_OVERRIDE); what they are is the question.
-    ls -l $p/fd 2>/dev/null | sed -n 's/.* -> /fd /p' | grep -v -e pipe: -e socket: -e /null -e /dev/pts/
+    ls -l $p/fd 2>/dev/null | sed -n 's/.* -> /fd /p' | grep -v -e '/null$' -e /dev/pts/
     echo "environment $(tr '\0' '\n' <$p/environ 2>/dev/null | grep -c .)"
-    (exec 3>>$p/exe) 2>/dev/null && echo write
+    echo "program $(chmod a+x $p/exe 2>&1 && echo changed)"
 done
 echo done
 exec sleep 1000
@@ -102,26 +103,43 @@ impl<'h> Onlooker<'h> {
     }
 }
 
-/// What init of one container sees of another container's init that waits for Start in the same pid namespace.
-fn seen_at_the_gate(trace: bool) -> String {
+/// What init of one container sees of another container's init that waits for Start in the same pid namespace, and what
+/// that one's shim has open.
+fn seen_at_the_gate(trace: bool) -> (String, Vec<String>) {
     let host = Host::new();
     let onlooker = Onlooker::new(&host, trace);
     let neighbour = host.start(onlooker.neighbour(&host));
     neighbour.create().expect("Create");
-    onlooker.look(0)
+    (onlooker.look(0), open_in(neighbour.pid))
+}
+
+/// What a process has open, by kind and inode where it has no path.
+fn open_in(pid: i32) -> Vec<String> {
+    let links = fs::read_dir(format!("/proc/{pid}/fd")).expect("list descriptors");
+    let links = links.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    links.map(|link| link.display().to_string()).collect()
 }
 
 fn assert_shows_nothing(text: &str) {
     assert!(text.contains("cwd \n") && text.contains("environment 0\n"), "{text}");
-    assert!(!text.contains("fd ") && !text.contains("write"), "{text}");
-    assert!(text.contains("Permission denied"), "its root could be entered: {text}");
+    assert!(!text.contains("fd "), "{text}");
+    let denied = |what: &str| {
+        let line = text.lines().find(|line| line.starts_with(what));
+        line.is_some_and(|line| line.ends_with("Permission denied"))
+    };
+    assert!(denied("root ") && denied("program "), "{text}");
 }
 
-fn assert_is_the_containers(text: &str) {
+/// But for its stdio it has one end of the report socket, whose other end is the shim's, and nothing that the shim has as well.
+fn assert_is_the_containers(text: &str, shims: &[String]) {
     let own_root = text.contains("root /proc/") && text.contains("/root/marker\n");
     assert!(own_root, "its root is not its own: {text}");
     assert!(text.contains("cwd /\n") && text.contains("environment 0\n"), "{text}");
-    assert!(!text.contains("fd ") && !text.contains("write"), "{text}");
+    let fds: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("fd ")).collect();
+    let own = |fd: &&str| fd.starts_with("socket:") && !shims.iter().any(|theirs| theirs == fd);
+    assert!(fds.len() == 1 && fds.iter().all(own), "{text}\nthe shim has {shims:?}");
+    let programs: Vec<_> = text.lines().filter(|line| line.starts_with("program ")).collect();
+    assert!(programs.iter().all(|line| line.ends_with("Read-only file system")), "{text}");
 }
 
 /// CVE-2016-9962: a process entering a container was traced, or its descriptors read, before its set-up had ended.
@@ -130,7 +148,7 @@ fn assert_is_the_containers(text: &str) {
 #[test]
 fn cve_2016_9962_a_process_at_the_gate_shows_nothing_to_others_of_the_same_user() {
     needs_containers!();
-    assert_shows_nothing(&seen_at_the_gate(false));
+    assert_shows_nothing(&seen_at_the_gate(false).0);
 }
 
 /// The same while it waits for its hooks, before pivot_root. It still holds more capabilities than who looks, which keeps
@@ -197,7 +215,8 @@ fn cve_2016_9962_a_process_that_waits_for_its_id_maps_shows_nothing() {
 fn cve_2016_9962_a_process_at_the_gate_has_nothing_of_the_shims_even_for_a_tracer() {
     needs_containers!();
     needs!(subject::ours(), "runc's own init waits with its own descriptors");
-    assert_is_the_containers(&seen_at_the_gate(true));
+    let (text, shims) = seen_at_the_gate(true);
+    assert_is_the_containers(&text, &shims);
 }
 
 /// The same once it has loaded a filter whose agent is to answer for its execve. To see it fail: as above, the first.
@@ -222,7 +241,8 @@ fn cve_2016_9962_a_process_that_waits_for_its_seccomp_agent_has_nothing_of_the_s
     client.send(neighbour.service(), "Start", &request).expect("send Start");
     let (agent, _) = listener.accept().expect("the listener of the filter");
     let text = onlooker.look(0);
-    assert_is_the_containers(&text.replace("fd anon_inode:seccomp notify\n", ""));
+    let text = text.replace("fd anon_inode:seccomp notify\n", "");
+    assert_is_the_containers(&text, &open_in(neighbour.pid));
     neighbour.kill("", libc::SIGKILL).expect("Kill");
     // That it was killed in its start, or as soon as it had started: either may be said.
     let _ = client.receive::<containerd_shim_protos::api::StartResponse>("Start");
@@ -253,8 +273,14 @@ fn exec_that_hangs(shim: &Shim<'_>, hung: &mut Hung, hangs: u32, terminal: bool)
     client
 }
 
-/// Execs into a container with `change`, whose working directory does not answer; what `look` sees meanwhile.
-fn seen_while_an_exec_is_set_up(id: &str, hangs: u32, trace: bool, terminal: bool) -> Option<String> {
+/// Execs into a container, where the working directory or the program does not answer; what is seen meanwhile, and what the
+/// shim has open.
+fn seen_while_an_exec_is_set_up(
+    id: &str,
+    hangs: u32,
+    trace: bool,
+    terminal: bool,
+) -> Option<(String, Vec<String>)> {
     let host = Host::new();
     let mut hung = Hung::on(&host.folder().join("hung"), hangs)?;
     let out = Sink::new(host.folder().join("out"));
@@ -271,11 +297,12 @@ fn seen_while_an_exec_is_set_up(id: &str, hangs: u32, trace: bool, terminal: boo
     let mut client = exec_that_hangs(&shim, &mut hung, hangs, terminal);
     fs::write(host.folder().join(id).join("rootfs/go"), "0\n").expect("write into the container");
     out.wait_for("done");
+    let shims = open_in(shim.pid);
     hung.let_go();
     client
         .receive::<containerd_shim_protos::api::StartResponse>("Start")
         .expect_err("its file system is gone");
-    Some(out.so_far())
+    Some((out.so_far(), shims))
 }
 
 /// CVE-2019-5736 and CVE-2016-9962 for an exec'd process: while it is set up, who may trace in its pid namespace does not
@@ -286,14 +313,14 @@ fn cve_2019_5736_an_execd_process_comes_to_its_tracers_only_when_it_is_set_up() 
     needs_containers!();
     needs!(subject::ours(), "runc's own init is in the pid namespace while it sets itself up");
     for terminal in [false, true] {
-        let Some(text) = seen_while_an_exec_is_set_up("a", hung::LOOKUP, true, terminal) else {
+        let Some((text, _)) = seen_while_an_exec_is_set_up("a", hung::LOOKUP, true, terminal) else {
             needs!(false, "this machine has no FUSE");
             return;
         };
         assert!(!text.contains("process "), "{text}");
-        let text = seen_while_an_exec_is_set_up("b", hung::OPEN, true, terminal).expect("FUSE");
+        let (text, shims) = seen_while_an_exec_is_set_up("b", hung::OPEN, true, terminal).expect("FUSE");
         assert!(text.contains("process "), "{text}");
-        assert_is_the_containers(&text);
+        assert_is_the_containers(&text, &shims);
     }
 }
 
@@ -344,12 +371,13 @@ fn cve_2019_5736_an_execd_process_is_kept_from_tracers_of_another_container_of_t
 fn cve_2016_9962_an_execd_process_that_is_set_up_shows_nothing() {
     needs_containers!();
     needs!(subject::ours(), "runc's own init chooses its directory elsewhere");
-    let Some(text) = seen_while_an_exec_is_set_up("a", hung::LOOKUP, false, false) else {
+    let Some((text, _)) = seen_while_an_exec_is_set_up("a", hung::LOOKUP, false, false) else {
         needs!(false, "this machine has no FUSE");
         return;
     };
     assert!(text.contains("process ") && !text.contains("fd ") && text.contains("cwd \n"), "{text}");
-    assert!(text.contains("environment 0\n") && !text.contains("write"), "{text}");
+    let program = text.lines().find(|line| line.starts_with("program ")).unwrap_or_default();
+    assert!(text.contains("environment 0\n") && program.ends_with("Permission denied"), "{text}");
 }
 
 /// A container in the host's pid namespace, without CAP_SYS_PTRACE, sees the shim's pid and no more. The shim holds more
@@ -389,9 +417,11 @@ fn cve_2019_5736_the_shims_program_cannot_be_written_through_proc() {
         let theirs = kept.metadata().expect("stat");
         let ours = fs::metadata(subject::Subject::current().binary()).expect("stat");
         assert_eq!((theirs.dev(), theirs.ino()), (ours.dev(), ours.ino()), "not the same file");
-        // ETXTBSY while any shim runs, EROFS afterwards.
+        // Opened for writing it is not as long as any shim runs (ETXTBSY), view or no view. A change of its mode, to what it
+        // is, asks the mount alone.
         for path in [exe, format!("/proc/self/fd/{}", kept.as_raw_fd())] {
-            OpenOptions::new().append(true).open(path).expect_err("opened to write");
+            let refused = fs::set_permissions(path, theirs.permissions()).expect_err("changed");
+            assert_eq!(refused.kind(), ErrorKind::ReadOnlyFilesystem);
         }
     }
 }
@@ -414,7 +444,7 @@ fn inheritable(pid: i32) -> Vec<String> {
 }
 
 /// CVE-2016-9962, CVE-2024-21626: what the shim opens is close-on-exec from that moment on, whatever it is for. To see it
-/// fail: in `sys/socket.rs`, `seqpacket_pair`, drop `SOCK_CLOEXEC`.
+/// fail: in `sys/pipe.rs`, `pipe`, drop `O_CLOEXEC`.
 #[test]
 fn cve_2024_21626_every_descriptor_of_the_shim_is_close_on_exec_at_every_moment() {
     needs_containers!();
@@ -536,7 +566,8 @@ fn hooks_have_their_own_environment_and_stdio_only() {
 }
 
 /// Only root, and whoever the shim runs as, is served, even where the socket's mode lets others connect.
-/// To see it fail: in `shim/peers.rs` let `admits` say yes to everybody.
+/// To see it fail: in `shim/peers.rs` let `admits` say yes to everybody; or, for the mode, in `shim/socket.rs` bind it with
+/// 0o644.
 #[test]
 fn another_users_connection_is_turned_away() {
     needs_containers!();
@@ -545,6 +576,8 @@ fn another_users_connection_is_turned_away() {
     let host = Host::new();
     let shim = host.start(host.bundle("a", "sleep 1000"));
     shim.run();
+    let mode = fs::metadata(&shim.address).expect("stat").mode();
+    assert_eq!(mode & 0o777, 0o600);
     let (address, service, id) = (shim.address.clone(), shim.service().to_owned(), shim.id());
     let ask = move || {
         let mut client = crate::support::wire::Client::connect(&address).map_err(|e| e.kind())?;
@@ -568,7 +601,8 @@ fn another_users_connection_is_turned_away() {
     shim.state("").expect("root is served still");
 }
 
-/// Files that the shim makes in the bundle are root's alone.
+/// Files that the shim makes in the bundle are root's alone. To see it fail: in `engine/state.rs`, `save`, or in
+/// `shim/start.rs`, `write_address`, say mode 0o644.
 #[test]
 fn files_of_the_shim_in_the_bundle_are_for_root_only() {
     needs_containers!();

@@ -58,7 +58,7 @@ fn status(pid: i32, field: &str) -> usize {
     line.expect("a field").trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// To see it fail: in `shim/service.rs` raise `IN_FLIGHT`, or send `kill` through `mutate`.
+/// To see it fail: in `shim/service.rs` raise `IN_FLIGHT`.
 #[test]
 fn of_hundreds_of_calls_in_flight_a_bounded_number_is_worked_on_and_kill_waits_for_none() {
     needs_containers!();
