@@ -231,6 +231,7 @@ fn lives_without(row: Row) -> Vec<(&'static str, Option<String>)> {
     vec![(mine, life)]
 }
 
+/// To see it fail: another consequence in README, or a call that the shim makes no more.
 #[test]
 fn every_row_of_readmes_table_is_what_happens_without() {
     needs_containers!();
