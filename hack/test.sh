@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# test.sh: everything that decides whether a change is good. Unit tests; the integration tests with containerd 1.6, 1.7
-# and 2.1; the same tests on a unified cgroup tree, in a guest, and the shim's in one with systemd as PID 1; then a look at
-# what the runs left behind.
+# test.sh: everything that decides whether a change is good. Unit tests; lints and the installed program; the integration
+# tests with containerd 1.6, 1.7 and 2.1; the same tests on a unified cgroup tree, in a guest, and the shim's in one with
+# systemd as PID 1; then a look at what the runs left behind.
 # The last line is "N passed, N failed, N skipped" over all of it; the exit status is 0 only if nothing failed or leaked.
 #   CONTAINERD_UNDER_TEST=1.6|1.7|2.1|2.1-newest|all    SHIM_UNDER_TEST=ours|runc    GUEST=no leaves the guest out
 #   BUILD=release tests the binary that is installed, not the debug build
@@ -16,7 +16,8 @@ export MYSHIM_TEST_RUN=${run/./-} MYSHIM_TEST_SKIPS=$results/skips RUST_BACKTRAC
 : >"$MYSHIM_TEST_SKIPS"
 failed=0
 triple=$(rustc -vV | sed -n 's/^host: //p')
-export RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static"
+given=${RUSTFLAGS:-}
+export RUSTFLAGS="$given -C target-feature=+crt-static"
 
 step() { echo; echo "== $*"; }
 
@@ -72,6 +73,8 @@ export SHIM_BINARY
 
 TEST_TIMEOUT=300 counted unit "${isolated[@]}" "$unit"
 counted layers "$layers"
+# Two more builds, which a choice of tests does without.
+[ $# -gt 0 ] || TEST_TIMEOUT=1800 counted installed env RUSTFLAGS="$given" hack/installed.sh "$results/root"
 
 versions=${CONTAINERD_UNDER_TEST:-all}
 [ "$versions" != all ] || versions="1.6 1.7 2.1"
