@@ -119,7 +119,9 @@ impl Container {
         let init = Some(&self.init.pidfd);
         let hooks = self.hooks.as_ref().and_then(|hooks| hooks.start_container().as_deref());
         let hooks = hooks.unwrap_or_default();
-        hooks::run("startContainer", hooks, &self.document("created"), Place::Container(self), init)?;
+        hooks::run("startContainer", hooks, &self.document("created"), Place::Container(self), init)
+            // A hook that finds init gone is not what went wrong.
+            .map_err(|e| gate.last_words().unwrap_or(e))?;
         fault!("Start: hooks ran")?;
         let listens = |number| self.listens(&self.init, number, "created");
         gate.open(&self.init, listens).map_err(|e| {

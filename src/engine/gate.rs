@@ -61,16 +61,31 @@ impl Gate {
                     }
                     continue;
                 }
-                Message::Failed { step, call, errno, note } => {
-                    Message::Failed { step: step.saturating_sub(self.done), call, errno, note }
-                }
-                Message::Late { step, limit } => {
-                    Message::Late { step: step.saturating_sub(self.done), limit }
-                }
                 message => message,
             };
-            return Err(failure(&self.plan, &message));
+            return Err(self.explain(message));
         }
+    }
+
+    /// What init said when it died before it was let go, if it did.
+    pub fn last_words(&self) -> Option<Error> {
+        let said =
+            child::has_word(self.socket.as_fd()).then(|| child::receive(self.socket.as_fd(), self.progress));
+        match said?.ok()?.0 {
+            message @ Message::Failed { .. } => Some(self.explain(message)),
+            _ => None,
+        }
+    }
+
+    fn explain(&self, message: Message) -> Error {
+        let message = match message {
+            Message::Failed { step, call, errno, note } => {
+                Message::Failed { step: step.saturating_sub(self.done), call, errno, note }
+            }
+            Message::Late { step, limit } => Message::Late { step: step.saturating_sub(self.done), limit },
+            message => message,
+        };
+        failure(&self.plan, &message)
     }
 
     fn is_at_execve(&self) -> bool {

@@ -104,8 +104,8 @@ pub fn receive(socket: BorrowedFd<'_>, progress: Progress) -> Result<(Message, O
     }
     let mut record = [0u8; SIZE];
     let (n, fd) = match sys::socket::recv(socket, &mut record) {
-        // A peer that died with our go unread answers ECONNRESET once: it is closed.
-        Err(e) if e.is(libc::ECONNRESET) => (0, None),
+        // KERNEL: of a peer that died with our go unread, ECONNRESET is told once, before what it has said and before the end.
+        Err(e) if e.is(libc::ECONNRESET) => sys::socket::recv(socket, &mut record)?,
         r => r?,
     };
     Ok((parse(&record[..n]), fd))
@@ -166,6 +166,18 @@ mod tests {
         go(b.as_fd()).unwrap();
         listener(a.as_fd(), 517).unwrap();
         assert_eq!(receive(b.as_fd(), Progress::new(None)).unwrap().0, Message::Listener(517));
+    }
+
+    /// Seen to fail where ECONNRESET is taken for the end.
+    #[test]
+    fn last_words_are_heard_of_a_child_that_has_not_read_its_go() {
+        let (a, b) = sys::socket::seqpacket_pair().unwrap();
+        go(b.as_fd()).unwrap();
+        failed(a.as_fd(), 7, &Error::new("read", libc::ENOSYS), b"");
+        drop(a);
+        let next = || receive(b.as_fd(), Progress::new(None)).unwrap().0;
+        assert!(matches!(next(), Message::Failed { step: 7, .. }));
+        assert_eq!(next(), Message::Closed);
     }
 
     #[test]
