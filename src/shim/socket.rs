@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -37,8 +37,8 @@ pub enum SocketError {
 /// A living shim waits for its caller's first word. Where a connection ends within so many milliseconds instead, there was
 /// only the backlog of a shim that has been killed and not yet closed its descriptors.
 const HANGS_UP: i32 = 300;
-/// One that still hangs up after this time is alive, and does not talk to us.
-const DYING: Duration = Duration::from_secs(2);
+/// One that hangs up so often is alive, and does not talk to us.
+const HANG_UPS: usize = 10;
 
 /// How long connect(2) waits for room in a backlog. Every `start` of the node waits for the lock meanwhile, and a backlog
 /// that is full (its shim is stopped, or has much to do) says already that somebody lives there: no time at all.
@@ -114,8 +114,10 @@ pub fn claim(path: &Path) -> Result<Claim, SocketError> {
 
 /// Removes the socket at `path` if nobody listens there any more.
 pub fn remove_stale(path: &Path) -> Result<(), SocketError> {
-    let until = Instant::now() + DYING;
-    while path.exists() {
+    for _ in 0..HANG_UPS {
+        if !path.exists() {
+            break;
+        }
         // The lock is let go before the wait: every `start` of the node needs it.
         let peer = {
             let _turn = lock(path.parent().unwrap_or(Path::new("/")))?;
@@ -128,9 +130,7 @@ pub fn remove_stale(path: &Path) -> Result<(), SocketError> {
         };
         match peer {
             // Somebody's who is dying at this very moment.
-            Ok(peer)
-                if Instant::now() < until
-                    && sys::process::poll_in(peer.as_fd(), HANGS_UP).unwrap_or(false) => {}
+            Ok(peer) if sys::process::poll_in(peer.as_fd(), HANGS_UP).unwrap_or(false) => {}
             // A living shim's of the same group, or gone already.
             _ => break,
         }
