@@ -39,11 +39,7 @@ impl Gate {
     /// # Errors
     /// `Gone` if init has died, else the step that failed.
     pub fn open(self, init: &Process, listens: impl Fn(i32) -> Result<(), Error>) -> Result<(), Error> {
-        let go = || match child::go(self.socket.as_fd()) {
-            // It is dead: reading says so as well.
-            Err(e) if e.is(libc::EPIPE) => Ok(()),
-            told => told.doing(|| "telling init to start".into()),
-        };
+        let go = || child::go(self.socket.as_fd()).doing(|| "telling init to start".into());
         go()?;
         loop {
             let received = child::receive(self.socket.as_fd(), self.progress);

@@ -38,11 +38,7 @@ impl Born {
     }
 
     pub fn go(&self) -> Result<(), Error> {
-        match report::go(self.socket.as_fd()) {
-            // It is dead: reading says so as well.
-            Err(e) if e.is(libc::EPIPE) => Ok(()),
-            told => told.doing(|| format!("telling process {} to go on", self.pid)),
-        }
+        report::go(self.socket.as_fd()).doing(|| format!("telling process {} to go on", self.pid))
     }
 
     /// Takes the process over that says it was born (`Message::Born`), and reaps the one before.
