@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # get-containerd.sh VERSION: makes containerd VERSION (1.6, 1.7 or 2.1) with its runc available below target/containerd
-# and prints the folder of its programs. 2.1-newest is 2.1 with the newest runc that Debian has, in experimental. Nothing is installed into the system. Exit status 3: Debian has it no longer.
+# and prints the folder of its programs. 2.1-newest is 2.1 with the newest runc that Debian has, in experimental.
+# Nothing is installed into the system. Exit status 3: Debian has it no longer.
 set -euo pipefail
 . "$(dirname "$0")/debian.sh"
 

@@ -34,8 +34,8 @@ selinux() {
 kernel() {
     local suite deb debs fresh kernel libs
     fresh=$(mktemp -d "$home.XXXXXX")
-    # The newest first: since 6.16 it needs no ptrace, and is three times as fast; those of 6.8 to 6.18 panic now and then, when a process is
-    # killed in its fork. bookworm's, 6.1, still knows all that the tests of cgroup v2 need.
+    # The newest first: 7.2 needs no ptrace and is three times as fast as 6.12, which panics now and then when a process is killed
+    # in its fork. bookworm's, 6.1, still knows all that the tests of cgroup v2 need.
     for suite in forky trixie bookworm; do
         debs=$(debian_fetch $suite user-mode-linux libc6) && break
         debs=
