@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use containerd_shim_protos::shim::event::Envelope;
 use containerd_shim_protos::shim::events::ForwardRequest;
-use containerd_shim_protos::shim_async::{Client, EventsClient};
+use containerd_shim_protos::shim_async::Client;
 use containerd_shim_protos::topics;
 use protobuf::Message;
 use protobuf::well_known_types::timestamp::Timestamp;
@@ -28,6 +28,7 @@ use tokio::sync::Notify;
 use ttrpc::asynchronous::transport::Socket;
 
 use super::proto::{Any, events};
+use crate::sys::memory;
 
 /// A task event: a message that has a topic.
 pub trait Event: Message {
@@ -55,8 +56,10 @@ events! {
     TaskCheckpointed = TASK_CHECKPOINTED_EVENT_TOPIC;
 }
 
-/// So many events may wait before new processes do. A few hundred KiB.
-const ROOM: usize = 1024;
+/// So many events may wait before new processes do. Some 50 KiB: each clone has what the queue lies in copied as it is used.
+const ROOM: usize = 256;
+/// If so many have waited, what they took is worth giving back.
+const MANY: usize = 64;
 /// How long a caller is slowed down where there is none.
 const SLOWED: Duration = Duration::from_secs(1);
 
@@ -80,8 +83,16 @@ const PACE: Pace = Pace {
 #[derive(Clone)]
 pub struct Journal(Option<Arc<Shared>>);
 
+/// An event that waits, as small as it can be.
+#[derive(Clone)]
+struct Waiting {
+    topic: &'static str,
+    /// An encoded `ForwardRequest`.
+    request: Vec<u8>,
+}
+
 struct Shared {
-    queue: Mutex<VecDeque<ForwardRequest>>,
+    queue: Mutex<VecDeque<Waiting>>,
     namespace: String,
     /// Something was queued, or will be.
     queued: Notify,
@@ -123,12 +134,10 @@ impl Journal {
     /// Queues an event behind all earlier ones. Never waits; may be called from any thread.
     pub fn publish<E: Event>(&self, event: &E, at: SystemTime) {
         let Some(shared) = &self.0 else { return };
-        let any = Any {
-            type_url: format!("containerd.events.{}", E::NAME),
-            // Encoding into memory fails only above 2 GiB.
-            value: event.write_to_bytes().unwrap_or_default(),
-            ..Default::default()
-        };
+        // Encoding into memory fails only above 2 GiB.
+        let value = event.write_to_bytes().unwrap_or_default();
+        let type_url = format!("containerd.events.{}", E::NAME);
+        let any = Any { type_url, value, ..Default::default() };
         let envelope = Envelope {
             timestamp: Some(timestamp(at)).into(),
             namespace: shared.namespace.clone(),
@@ -136,7 +145,9 @@ impl Journal {
             event: Some(any).into(),
             ..Default::default()
         };
-        shared.queue().push_back(ForwardRequest { envelope: Some(envelope).into(), ..Default::default() });
+        let request = ForwardRequest { envelope: Some(envelope).into(), ..Default::default() };
+        let request = request.write_to_bytes().unwrap_or_default();
+        shared.queue().push_back(Waiting { topic: E::TOPIC, request });
         shared.queued.notify_one();
     }
 
@@ -175,15 +186,15 @@ impl Journal {
 }
 
 impl Shared {
-    fn queue(&self) -> MutexGuard<'_, VecDeque<ForwardRequest>> {
+    fn queue(&self) -> MutexGuard<'_, VecDeque<Waiting>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The oldest event, once there is one.
-    async fn front(&self) -> ForwardRequest {
+    async fn front(&self) -> Waiting {
         loop {
-            if let Some(request) = self.queue().front().cloned() {
-                return request;
+            if let Some(event) = self.queue().front().cloned() {
+                return event;
             }
             self.queued.notified().await;
         }
@@ -192,11 +203,19 @@ impl Shared {
     fn pop(&self) {
         let mut queue = self.queue();
         queue.pop_front();
-        if queue.is_empty() {
-            queue.shrink_to(16);
-            self.drained.notify_waiters();
+        let drained = queue.is_empty();
+        let were_many = drained && queue.capacity() > MANY;
+        if were_many {
+            *queue = VecDeque::new();
         }
         drop(queue);
+        if drained {
+            self.drained.notify_waiters();
+        }
+        if were_many {
+            // Whoever made them may have been idle for long, and has given back what was free then.
+            memory::give_back();
+        }
         self.set_away(false);
     }
 
@@ -221,7 +240,7 @@ struct Sender {
     shared: Arc<Shared>,
     path: String,
     pace: Pace,
-    link: Option<EventsClient>,
+    link: Option<Client>,
 }
 
 impl Sender {
@@ -231,24 +250,24 @@ impl Sender {
         self.link = connect(&self.path).await.ok();
         let mut pause = self.pace.first_pause;
         loop {
-            let request = self.shared.front().await;
+            let event = self.shared.front().await;
             // A kept connection may have died while nothing was sent; that is no reason to pause.
             let kept = self.link.is_some();
-            match self.deliver(&request).await {
+            match self.deliver(event.request).await {
                 Ok(()) => {
                     self.shared.pop();
                     pause = self.pace.first_pause;
                 }
                 Err(e) if is_refusal(&e) => {
                     // Sent again it would be refused again, and everything behind it would wait for ever.
-                    ::log::error!("publish {}: containerd refuses the event: {e}", request.envelope.topic);
+                    ::log::error!("publish {}: containerd refuses the event: {e}", event.topic);
                     self.shared.pop();
                 }
                 Err(e) => {
                     self.link = None;
                     if !kept {
                         self.shared.set_away(true);
-                        self.wait(pause, &request, e).await;
+                        self.wait(pause, event.topic, e).await;
                         pause = (pause * 2).min(self.pace.longest_pause);
                     }
                 }
@@ -256,17 +275,24 @@ impl Sender {
         }
     }
 
-    async fn deliver(&mut self, request: &ForwardRequest) -> ttrpc::Result<()> {
+    async fn deliver(&mut self, payload: Vec<u8>) -> ttrpc::Result<()> {
         let link = match &self.link {
             Some(link) => link,
             None => self.link.insert(connect(&self.path).await?),
         };
-        link.forward(ttrpc::context::with_duration(self.pace.call), request).await.map(drop)
+        let request = ttrpc::Request {
+            service: "containerd.services.events.ttrpc.v1.Events".to_owned(),
+            method: "Forward".to_owned(),
+            timeout_nano: self.pace.call.as_nanos() as i64,
+            payload,
+            ..Default::default()
+        };
+        link.request(request).await.map(drop)
     }
 
-    async fn wait(&self, pause: Duration, request: &ForwardRequest, e: ttrpc::Error) {
+    async fn wait(&self, pause: Duration, topic: &str, e: ttrpc::Error) {
         if pause == self.pace.first_pause {
-            ::log::warn!("publish {}: {e}; trying again until containerd answers", request.envelope.topic);
+            ::log::warn!("publish {topic}: {e}; trying again until containerd answers");
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -276,10 +302,10 @@ impl Sender {
 }
 
 /// Connects without blocking the thread: ttrpc's own connect waits in the kernel while a stopped daemon's backlog is full.
-async fn connect(path: &str) -> ttrpc::Result<EventsClient> {
+async fn connect(path: &str) -> ttrpc::Result<Client> {
     let stream = UnixStream::connect(path).await;
     let stream = stream.map_err(|e| ttrpc::Error::Socket(format!("connect to {path}: {e}")))?;
-    Ok(EventsClient::new(Client::new(Socket::from(stream))))
+    Ok(Client::new(Socket::from(stream)))
 }
 
 /// Whether containerd has judged the event itself, rather than failed to take it.
