@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use super::Error;
+use super::container::poststop_of;
 use super::error::Doing;
 use super::plan::Fd;
 use super::state::State;
+use crate::oci;
 use crate::sys::{bpf, fs, process};
 
 /// Ends a Create by killing the init that it is about to make: whatever waits for that init, hooks included, fails. What
@@ -73,8 +75,7 @@ fn signal(until: &Fd) {
     let _ = fs::write(until.as_fd(), &1u64.to_ne_bytes());
 }
 
-/// What a failed Create could not clear, because something holds on to it (a process in state D, a cgroup frozen from
-/// above).
+/// What a failed Create leaves, for longer if something holds on to it (a process in state D, a cgroup frozen from above).
 #[derive(Clone, Debug)]
 pub struct Leftover {
     pub(super) state: State,
@@ -82,12 +83,18 @@ pub struct Leftover {
 }
 
 impl Leftover {
-    /// Tries again.
+    /// Clears, then runs poststop hooks if createRuntime hooks may have run: nerdctl's take the network down. What they fail
+    /// with is not told: the failure of the Create is.
     ///
     /// # Errors
     /// When something is still there.
     pub fn clear(&self) -> Result<(), Error> {
         super::clear(&self.state)?;
+        if self.state.poststop_due
+            && let Ok((spec, _)) = oci::spec::load(&self.bundle)
+        {
+            poststop_of(&spec, &self.state.id, &self.bundle, None);
+        }
         State::remove(&self.bundle);
         Ok(())
     }

@@ -293,11 +293,11 @@ impl Container {
     }
 }
 
-/// poststop hooks of a container that is known by its bundle only, until `deadline`.
-pub fn poststop_of(spec: &Spec, id: &str, bundle: &Path, deadline: Instant) -> Vec<Error> {
+/// poststop hooks of a container that is known by its bundle only, until `deadline`; their failures.
+pub fn poststop_of(spec: &Spec, id: &str, bundle: &Path, deadline: Option<Instant>) -> Vec<Error> {
     let annotations = spec.annotations().clone().unwrap_or_default();
     let document = Document { id, status: "stopped", pid: 0, bundle, annotations: &annotations };
-    poststop(spec.hooks().as_ref(), &document.json(), Some(deadline))
+    poststop(spec.hooks().as_ref(), &document.json(), deadline)
 }
 
 /// poststop hooks all run, whatever the one before did (runtime-spec, "Lifecycle", step 13).

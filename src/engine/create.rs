@@ -63,15 +63,12 @@ pub struct Created {
 pub fn create(request: CreateRequest) -> Result<Created, Error> {
     let bundle = request.bundle.clone();
     let mut state = State::new(&request.id);
-    attempt(request, &mut state).map_err(|error| match super::clear(&state) {
-        Ok(()) => {
-            State::remove(&bundle);
-            error
-        }
-        // It is named in the state file as well, which `delete` reads.
-        Err(why) => {
-            let rest = Box::new(Leftover { state, bundle });
-            Error::Stays { error: Box::new(error), why: Box::new(why), rest }
+    attempt(request, &mut state).map_err(|error| {
+        let rest = Leftover { state, bundle };
+        match rest.clear() {
+            Ok(()) => error,
+            // It is named in the state file as well, which `delete` reads.
+            Err(why) => Error::Stays { error: Box::new(error), why: Box::new(why), rest: Box::new(rest) },
         }
     })
 }
@@ -100,6 +97,7 @@ fn attempt(mut request: CreateRequest, state: &mut State) -> Result<Created, Err
     fault!("create: init cloned")?;
     state.pid = Some(born.pid);
     state.start_time = state::start_time(born.pid);
+    state.poststop_due = true;
     state.save(&request.bundle)?;
     fault!("create: pid noted")?;
     net_devices(linux, &inputs.joined, &born)?;
@@ -112,8 +110,6 @@ fn attempt(mut request: CreateRequest, state: &mut State) -> Result<Created, Err
     cgroup::owner(&request.spec).map_or(Ok(()), |uid| cgroup.give_to(uid))?;
     fault!("create: init ready")?;
     let memory_limit = limit_memory(&cgroup, &resources, &plan, &born)?;
-    state.created = true;
-    state.save(&request.bundle)?;
     fault!("create: done")?;
     let mut warnings = warnings(&request.spec);
     warnings.extend(cgroup.ignored(&resources));

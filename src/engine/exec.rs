@@ -14,7 +14,7 @@ use super::error::Error;
 use super::failure::failure;
 use super::passwd;
 use super::plan::exec::{Inputs, build};
-use super::plan::{Fd, Given, Plan, Step, Sync};
+use super::plan::{Fd, Given, Plan, Step, Sync, given_home};
 use super::rootless;
 use super::seccomp::Filter;
 use crate::sys::fault::fault;
@@ -183,12 +183,10 @@ impl Container {
     }
 
     fn home(&self, process: &spec::Process) -> String {
-        let has = process.env().iter().flatten().any(|entry| entry.starts_with("HOME="));
-        match has {
-            true => String::new(),
-            false => {
-                passwd::home(&PathBuf::from(format!("/proc/{}/root", self.init.pid)), process.user().uid())
-            }
+        let root = PathBuf::from(format!("/proc/{}/root", self.init.pid));
+        match given_home(process) {
+            Some(_) => String::new(),
+            None => passwd::home(&root, process.user().uid()),
         }
     }
 }

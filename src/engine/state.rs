@@ -43,9 +43,9 @@ pub struct State {
     pub rootfs_targets: Vec<String>,
     /// Set once init has been reaped.
     pub exit: Option<Exit>,
-    /// Created in full: poststop hooks are due.
-    #[serde(default)]
-    pub created: bool,
+    /// There is, or was, an init: whatever becomes of it, poststop hooks are due.
+    #[serde(default, alias = "created")]
+    pub poststop_due: bool,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -68,7 +68,7 @@ impl State {
             resctrl: Groups::default(),
             rootfs_targets: Vec::new(),
             exit: None,
-            created: false,
+            poststop_due: false,
         }
     }
 
@@ -124,7 +124,7 @@ impl State {
             cgroup: None,
             owns_cgroup: false,
             rootfs: None,
-            created: false,
+            poststop_due: false,
             resctrl: Groups::default(),
             ..self.clone()
         }

@@ -66,14 +66,14 @@ fn bundle(args: &Args) -> std::io::Result<PathBuf> {
     }
 }
 
-/// poststop hooks of a container that was created in full (nerdctl's network depends on them). Their failures are
+/// poststop hooks, of a container that was not created in full too (nerdctl's network depends on them). Their failures are
 /// for the log, which is stderr here.
 fn poststop(state: &State, bundle: &Path, deadline: Instant) {
-    if !state.created {
+    if !state.poststop_due {
         return;
     }
     let Ok((spec, _)) = oci::spec::load(bundle) else { return };
-    for e in engine::poststop_of(&spec, &state.id, bundle, deadline) {
+    for e in engine::poststop_of(&spec, &state.id, bundle, Some(deadline)) {
         eprintln!("{e}");
     }
 }

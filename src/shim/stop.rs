@@ -49,11 +49,7 @@ async fn stop_all(tasks: Vec<Arc<Task>>) {
 
 async fn stop(task: Arc<Task>) {
     if !matches!(task.init.status(), Status::Stopped(_)) {
-        task.set_doomed();
-        if task.is_paused() {
-            let container = task.container.clone();
-            let _ = blocking(move || container.cgroup.thaw()).await;
-        }
+        thaw(&task).await;
         // One that was never started has no program to ask.
         let ask = task.init.status() == Status::Running;
         signal(&task, if ask { task.options.stop_signal } else { libc::SIGKILL });
@@ -64,6 +60,15 @@ async fn stop(task: Arc<Task>) {
     let container = task.container.clone();
     if let Ok(Err(e)) = blocking(move || container.clear_but_state()).await {
         log::error!("container {}: cleaning up: {e}", task.id);
+    }
+}
+
+/// A frozen process takes no signal (cgroup v1 freezer); none is frozen any more from here on.
+async fn thaw(task: &Task) {
+    task.set_doomed();
+    if task.is_paused() {
+        let container = task.container.clone();
+        let _ = blocking(move || container.cgroup.thaw()).await;
     }
 }
 
@@ -84,6 +89,7 @@ async fn insist(task: &Task) {
     if tokio::time::timeout(task.options.stop_timeout, task.init.ended()).await.is_err() {
         let time = task.options.stop_timeout;
         log::warn!("container {}: still there after {time:?}, killing it", task.id);
+        thaw(task).await;
         signal(task, libc::SIGKILL);
     }
 }

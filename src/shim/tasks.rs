@@ -146,7 +146,11 @@ impl Tasks {
             }
         }
         let container = task.container.clone();
-        blocking(move || container.start()).await?.map_err(refuse)?;
+        blocking(move || container.start()).await?.map_err(|e| match e {
+            // "Not found" would be taken to mean the container.
+            engine::Error::Gone(_) => error::unknown(e),
+            _ => refuse(e),
+        })?;
         task.init.set_running();
         let mut event = TaskStart::new();
         event.container_id = task.id.clone();

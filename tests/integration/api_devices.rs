@@ -36,6 +36,48 @@ fn default_devices_and_links_are_there_and_work() {
     assert_eq!(text.lines().collect::<Vec<_>>(), expected);
 }
 
+/// "runtimes MUST supply … /dev/ptmx: A bind-mount or symlink of the container's /dev/pts/ptmx" (config-linux.md,
+/// "Default Devices"), also where the host's is listed, as by `--privileged`.
+#[test]
+fn multiplexer_is_the_containers_own_whatever_devices_say() {
+    needs_containers!();
+    let text = output("readlink /dev/ptmx", |bundle, _| {
+        bundle.set("/linux/devices", json!([{"path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2}]));
+    });
+    assert_eq!(text, "pts/ptmx\n");
+}
+
+/// Owner and mode of a stream that is /dev/null, or of a file that is masked, are not the host's. To see it fail: in
+/// `engine/plan/init.rs` leave out `OwnNull`; in `engine/child/mounts.rs`, `null_mask`, the attributes. (The mode asked
+/// for here is the one that the node has.)
+#[test]
+fn null_device_of_the_host_is_out_of_reach() {
+    needs_containers!();
+    let host = Host::new();
+    let script = "[ $(stat -L -c %d:%i /dev/null) = $(stat -L -c %d:%i /proc/self/fd/0) ] || exit 3
+        readlink /proc/self/fd/0 | grep -qx /dev/null || exit 4
+        echo x >/proc/keys || exit 5; chmod 666 /proc/keys && exit 6; exit 7";
+    let mut bundle = host.bundle("a", script);
+    bundle.set("/linux/maskedPaths", json!(["/proc/keys", "/proc//keys"]));
+    let shim = host.start(bundle);
+    shim.run();
+    // Under runc the mask is the container's own node.
+    let expected = if ours() { 7 } else { 6 };
+    assert_eq!(shim.wait("").expect("Wait"), expected);
+    shim.delete("").expect("Delete");
+}
+
+/// maskedPaths: "Set paths to be masked" (config-linux.md, "Masked Paths"): once each.
+#[test]
+fn path_that_is_masked_twice_has_one_mask() {
+    needs_containers!();
+    let text = output("grep -c ' /proc/keys ' /proc/self/mountinfo", |bundle, _| {
+        bundle.set("/linux/maskedPaths", json!(["/proc/keys", "/proc//keys", "/proc/keys"]));
+    });
+    let runc_stacks = !ours() && text != "1\n";
+    assert!(text == "1\n" || runc_stacks, "{text}");
+}
+
 /// "devices: lists devices that MUST be available in the container." "The path MAY be anywhere in the container filesystem,
 /// notably outside of /dev." "fileMode: file mode for the device." "uid: id of device owner in the container namespace."
 /// (config-linux.md, "Devices")

@@ -194,6 +194,16 @@ fn create_fails_when_the_program_does_not_exist() {
     );
 }
 
+/// What is in the way in PATH without being executable is passed over, as execvp(3) would not.
+#[test]
+fn file_in_path_that_is_not_executable_is_not_the_program() {
+    needs_containers!();
+    assert_create_fails(
+        |b| b.set("/process/args", json!(["plain"])),
+        &[r#"exec: "plain": executable file not found in $PATH"#],
+    );
+}
+
 #[test]
 fn create_fails_when_the_program_is_not_executable() {
     needs_containers!();

@@ -325,3 +325,32 @@ fn create_container_hook_can_change_the_mounts() {
     });
     assert_eq!(text, "from the hook\n");
 }
+
+/// "If any createRuntime hook fails, the runtime MUST generate an error, stop the container, and continue the lifecycle at step
+/// 12", which ends with the poststop hooks (runtime.md, "Lifecycle"); whatever else ends a Create after them too: nerdctl's
+/// poststop hook takes down the network that its createRuntime hook has made.
+#[test]
+fn create_that_fails_after_its_hooks_runs_the_poststop_hooks() {
+    needs_containers!();
+    for program in ["nonesuch", "true"] {
+        let host = Host::new();
+        let log = host.folder().join("log");
+        let mut bundle = host.bundle("a", "true");
+        let say = |moment: &str, then: &str| {
+            let script = format!("grep -q '\"status\":' && echo {moment} >>{}; {then}", log.display());
+            json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}])
+        };
+        bundle.set("/process/args", json!([program]));
+        let end = if program == "true" { "exit 1" } else { "exit 0" };
+        bundle.set(
+            "/hooks",
+            json!({"createRuntime": say("made", end), "poststop": say("taken down", "exit 0")}),
+        );
+        let shim = host.start(bundle);
+        shim.create().expect_err("no such program, or a failing hook");
+        shim.assert_nothing_left();
+        assert_eq!(fs::read_to_string(&log).expect("the log"), "made\ntaken down\n", "{program}");
+        host.delete(&shim.bundle);
+        assert_eq!(fs::read_to_string(&log).expect("the log"), "made\ntaken down\n", "once");
+    }
+}

@@ -193,6 +193,23 @@ fn tmpfs_has_the_mode_of_the_folder_that_it_covers() {
     assert_eq!(text, "700\n711\n1777\n");
 }
 
+/// "ro … Corresponds to mount(8) (filesystem-independent)" (config.md, "Linux mount options"): one attribute given, and
+/// the bind mount has none of its source's.
+#[test]
+fn bind_with_an_attribute_of_its_own_has_none_of_its_sources() {
+    needs_containers!();
+    let mut mounted = None;
+    let text = output("grep -oE ' /(as|ro|nodev) [a-z,]+' /proc/self/mountinfo", |bundle, folder| {
+        let source = folder.join("source");
+        let restricted = ["-t", "tmpfs", "-o", "nosuid,nodev,noexec,noatime", "tmpfs"];
+        mounted = Some(Mounted::new(&restricted, &source));
+        bundle.push("/mounts", mount("bind", &source, "/as", &["rbind", "rprivate"]));
+        bundle.push("/mounts", mount("bind", &source, "/ro", &["rbind", "ro"]));
+        bundle.push("/mounts", mount("bind", &source, "/nodev", &["rbind", "nodev"]));
+    });
+    assert_eq!(text, " /as rw,nosuid,nodev,noexec,noatime\n /ro ro,noatime\n /nodev rw,nodev,noatime\n");
+}
+
 /// remount: "Corresponds to mount(8) (filesystem-independent)" (config.md, "Linux mount options"): a mount that is
 /// there gets other options.
 #[test]

@@ -12,7 +12,7 @@ use crate::{needs, needs_containers};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A host, a container to be, and what it may not touch.
@@ -41,6 +41,14 @@ impl Scene {
 
     fn mount(&mut self, value: Value) {
         self.bundle.push("/mounts", value);
+    }
+
+    /// A createContainer hook, which runs among the container's mounts, puts one more there.
+    fn hook_mounts(&mut self, from: &Path, to: &str) {
+        let to = self.bundle.rootfs().join(to);
+        let arguments = json!(["mount", "--bind", from, to]);
+        self.bundle
+            .set("/hooks", json!({"createContainer": [{"path": "/usr/bin/mount", "args": arguments}]}));
     }
 
     fn without_mounts(&mut self, below: &str) {
@@ -89,9 +97,34 @@ fn cve_2019_16884_a_volume_over_proc_receives_no_write_that_is_meant_for_the_ker
     scene.bundle.set("/linux/maskedPaths", json!([]));
     scene.bundle.set("/linux/readonlyPaths", json!([]));
     scene.mount(json!({"destination": "/real", "type": "proc", "source": "proc"}));
-    scene.mount(json!({"destination": "/proc", "type": "bind", "source": fake, "options": ["bind"]}));
-    needs!(crate::support::subject::ours(), "runc refuses a volume over /proc");
+    // A volume there is refused; hooks come later.
+    scene.hook_mounts(&fake, "proc");
+    needs!(crate::support::subject::ours(), "runc writes before the hooks");
     assert_eq!(scene.play().expect("runs"), (0, "fake\n1\n".into()));
+}
+
+/// The same by a volume in the spec: it is refused over /proc, and within it but for what lxcfs covers.
+#[test]
+fn volume_over_proc_or_within_it_is_refused() {
+    needs_containers!();
+    for (destination, told) in
+        [("/proc", "/proc"), ("/proc/sys", "inside /proc"), ("/x/../proc/self", "inside /proc")]
+    {
+        let mut scene = Scene::new("true");
+        let source = scene.host.folder().join("volume");
+        fs::create_dir_all(&source).expect("make a folder");
+        scene.mount(
+            json!({"destination": destination, "type": "bind", "source": source, "options": ["bind"]}),
+        );
+        let failure = scene.play().expect_err("a volume there");
+        assert!(failure.message.contains(told), "{failure:?}");
+    }
+    let mut scene = Scene::new("cat /proc/uptime");
+    let source = scene.host.folder().join("uptime");
+    fs::write(&source, "1 1\n").expect("write");
+    scene
+        .mount(json!({"destination": "/proc/uptime", "type": "bind", "source": source, "options": ["bind"]}));
+    assert_eq!(scene.play().expect("runs"), (0, "1 1\n".into()));
 }
 
 /// CVE-2019-19921: a link in place of /proc made the volume of another container the place of procfs. Rule: the target of
@@ -312,7 +345,7 @@ fn cve_2025_52565_the_terminal_comes_from_a_devpts_or_not_at_all() {
 #[test]
 fn cve_2025_52881_a_sysctl_is_written_where_it_belongs_whatever_is_mounted_in_proc() {
     needs_containers!();
-    needs!(crate::support::subject::ours(), "runc refuses mounts in /proc");
+    needs!(crate::support::subject::ours(), "runc writes before the hooks");
     let mut scene = Scene::new(
         "cat /proc/sys/net/ipv4/ip_forward /real/sys/net/ipv4/ip_forward /real/sys/net/ipv4/ip_default_ttl",
     );
@@ -321,8 +354,8 @@ fn cve_2025_52881_a_sysctl_is_written_where_it_belongs_whatever_is_mounted_in_pr
     scene.bundle.set("/linux/readonlyPaths", json!([]));
     scene.mount(json!({"destination": "/real", "type": "proc", "source": "proc"}));
     // The other file: one of procfs too, so that its kind alone does not tell it.
-    let other = "/proc/sys/net/ipv4/ip_default_ttl";
-    scene.mount(json!({"destination": "/proc/sys/net/ipv4/ip_forward", "type": "bind", "source": other, "options": ["bind"]}));
+    let other = scene.bundle.rootfs().join("proc/sys/net/ipv4/ip_default_ttl");
+    scene.hook_mounts(&other, "proc/sys/net/ipv4/ip_forward");
     let (status, text) = scene.play().expect("runs");
     assert_eq!((status, text.as_str()), (0, "64\n1\n64\n"));
 }

@@ -33,7 +33,7 @@ pub fn run(step: &Step, room: &mut Room) -> Outcome {
         Step::Label { file, label, proc } => write_proc(proc, file, label),
         Step::NoNewPrivs => cred::set_no_new_privs(),
         Step::Bounding(keep) => bounding(*keep),
-        Step::User { uid, gid, groups } => user(*uid, *gid, groups),
+        Step::User { uid, gid, groups, proc } => user(*uid, *gid, groups, proc),
         Step::Capabilities { sets, ambient } => capabilities(*sets, *ambient),
         Step::Cwd { path, early } => cwd(room, path, *early),
         Step::Lookup(program) => lookup(room, program),
@@ -114,12 +114,12 @@ fn bounding(keep: u64) -> Outcome {
     Ok(())
 }
 
-fn user(uid: u32, gid: u32, groups: &[u32]) -> Outcome {
+fn user(uid: u32, gid: u32, groups: &[u32], proc: &OwnedFd) -> Outcome {
     // ORDER: KEEPCAPS before the uid changes, or the permitted set is lost with it.
     cred::set_keepcaps(true)?;
     match cred::setgroups(groups) {
-        // `setgroups` is denied in namespaces made by unprivileged users (user_namespaces(7)).
-        Err(e) if e.is(libc::EPERM) && groups.is_empty() => {}
+        // COMPAT: as under runc, groups that nobody may have there are no error.
+        Err(e) if e.is(libc::EPERM) && (groups.is_empty() || setgroups_is_denied(proc)?) => {}
         r => r?,
     }
     cred::setresgid(gid)?;
@@ -127,6 +127,13 @@ fn user(uid: u32, gid: u32, groups: &[u32]) -> Outcome {
     // KERNEL: a change of ids sets this to fs.suid_dumpable, which may say 1 (proc_sys_fs(5); CVE-2016-9962).
     cred::set_dumpable(false)?;
     cred::set_keepcaps(false)
+}
+
+/// In namespaces made by unprivileged users it is (user_namespaces(7)).
+fn setgroups_is_denied(proc: &OwnedFd) -> Result<bool> {
+    let file = in_proc(proc, c"self/setgroups", libc::O_RDONLY)?;
+    let mut buf = [0; 16];
+    Ok(fs::read(file.as_fd(), &mut buf)?.trim_ascii_end() == b"deny")
 }
 
 /// COMPAT: capabilities that the host lacks are left out, as runc does; the shim has warned about them.
@@ -158,7 +165,8 @@ fn cwd(room: &mut Room, path: &CStr, early: bool) -> Outcome {
     }
 }
 
-/// The first candidate that is an executable file. Otherwise the most telling failure: EACCES before ENOENT.
+/// The first candidate that is an executable file. COMPAT: what is in the way in PATH without being one counts as not found,
+/// as under runc; of a path that was named itself, the failure is told.
 fn lookup(room: &mut Room, program: &Program) -> Outcome {
     let mut worst = Error::new("stat", libc::ENOENT);
     for (index, path) in program.candidates.iter().enumerate() {
@@ -167,7 +175,7 @@ fn lookup(room: &mut Room, program: &Program) -> Outcome {
                 room.program = index;
                 return Ok(());
             }
-            Err(e) if matches!(e.errno, libc::EACCES | libc::ENOSYS) || program.explicit => worst = e,
+            Err(e) if e.is(libc::ENOSYS) || program.explicit => worst = e,
             Err(_) => {}
         }
     }

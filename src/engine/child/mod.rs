@@ -153,6 +153,7 @@ fn run(step: &Step, room: &mut Room) -> Outcome {
         Step::MoveRoot(whole) => mounts::move_root(room, whole),
         Step::RootPropagation(flags) => mounts::propagation(*flags),
         Step::Stdio(fds) => terminal::stdio(fds),
+        Step::OwnNull(of) => terminal::own_null(room, *of),
         _ => identity::run(step, room),
     }
 }

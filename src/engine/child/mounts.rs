@@ -24,7 +24,7 @@ pub fn propagation(flags: u64) -> Outcome {
 
 /// Binds the rootfs on itself, so that it is a mount of its own, and opens it.
 pub fn root(room: &mut Room, path: &CStr, slave: bool) -> Outcome {
-    room.null = Some(host_null()?);
+    room.null = Some(null_mask()?);
     let dir = fs::openat(fs::CWD, path, libc::O_PATH | libc::O_DIRECTORY, 0)?;
     // ORDER: before the bind, which a shared mount would pass on to the host, and which takes its propagation from here.
     // pivot_root(2), too, refuses a new root that is shared or lies on a shared mount.
@@ -60,6 +60,15 @@ fn host_null() -> Result<OwnedFd> {
     Ok(null)
 }
 
+/// What masks files. Devices are written to on a read-only mount as on any other, but nobody who is root without a user
+/// namespace changes the mode or the owner of the host's node through it.
+fn null_mask() -> Result<OwnedFd> {
+    let null = copy_of(host_null()?.as_fd(), 0)?;
+    let set = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
+    kernel::mount_setattr(null.as_fd(), c"", AT_EMPTY_PATH, &MountAttr { set, ..MountAttr::default() })?;
+    Ok(null)
+}
+
 /// A detached copy of the mount at `fd`.
 fn copy_of(fd: BorrowedFd<'_>, flags: u32) -> Result<OwnedFd> {
     kernel::open_tree(fd, c"", OPEN_TREE_CLONE | AT_EMPTY_PATH | flags)
@@ -73,6 +82,9 @@ pub fn mount(room: &mut Room, mount: &Mount) -> Outcome {
         Source::Bind { path, recursive, nofollow } => bind(path, *recursive, *nofollow)?,
         Source::Detached { fd, .. } => fs::duplicate(fd.as_fd())?,
     };
+    if mount.target.is(c"proc") && fs::fstatfs_magic(from.as_fd())? != fs::PROC_SUPER_MAGIC {
+        return Err(Error::new("verify procfs", libc::EINVAL));
+    }
     let is_dir = is_directory(from.as_fd())?;
     let (to, is_new) = place(room.root()?, &mount.target, is_dir, mount.links)?;
     if !is_new {
@@ -129,7 +141,13 @@ fn change(room: &mut Room, mount: &Mount, superblock: Option<&plan::Options>) ->
 fn set_attributes(from: BorrowedFd<'_>, mount: &Mount) -> Outcome {
     let none = MountAttr::default();
     if mount.attr != none && !matches!(mount.from, Source::Filesystem { .. }) {
-        kernel::mount_setattr(from, c"", AT_EMPTY_PATH, &mount.attr)?;
+        let set = |attr: &MountAttr| kernel::mount_setattr(from, c"", AT_EMPTY_PATH, attr);
+        let with_others = MountAttr { clear: mount.attr.clear | mount.also_clear, ..mount.attr };
+        match set(&with_others) {
+            // Some are locked for whoever is in a user namespace (mount_namespaces(7)).
+            Err(e) if e.is(libc::EPERM) && with_others != mount.attr => set(&mount.attr)?,
+            r => r?,
+        }
     }
     if mount.recursive != none {
         kernel::mount_setattr(from, c"", AT_EMPTY_PATH | AT_RECURSIVE, &mount.recursive)?;

@@ -39,7 +39,8 @@ fn bind_console(room: &Room, slave: &OwnedFd) -> Outcome {
     let flags = libc::O_CREAT | libc::O_NOFOLLOW | libc::O_NOCTTY | libc::O_NONBLOCK | libc::O_RDONLY;
     let made = fs::openat(dev.as_fd(), c"console", flags | libc::O_EXCL, 0o666);
     let console = match made {
-        Err(e) if e.is(libc::EEXIST) => {
+        // A /dev of the host's may be read-only, and has one.
+        Err(e) if matches!(e.errno, libc::EEXIST | libc::EROFS) => {
             fs::openat(dev.as_fd(), c"console", libc::O_PATH | libc::O_NOFOLLOW, 0)?
         }
         r => r?,
@@ -57,6 +58,20 @@ pub fn stdio(fds: &[Option<Arc<OwnedFd>>; 3]) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// Descriptors that are the host's /dev/null become the container's own, whose owner and mode are nobody else's affair.
+/// COMPAT: as under runc. One that is another device, or cannot be opened (`nodev`), is left to the spec's author.
+pub fn own_null(room: &Room, of: [bool; 3]) -> Outcome {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let root = room.root()?;
+    let Ok(null) = fs::openat2(root, c"dev/null", flags, 0, IN_ROOT | libc::RESOLVE_NO_SYMLINKS) else {
+        return Ok(());
+    };
+    if fs::fstat(null.as_fd())?.st_rdev != libc::makedev(1, 3) {
+        return Ok(());
+    }
+    (0..).zip(of).filter(|(_, is_null)| *is_null).try_for_each(|(to, _)| fs::dup2(null.as_fd(), to))
 }
 
 fn null() -> Result<OwnedFd> {

@@ -42,7 +42,11 @@ pub fn append(plan: &mut Plan, devices: &[LinuxDevice], bind: bool, kcore: bool)
         plan.steps.push(Step::Device(node));
     }
     for (index, device) in devices.iter().enumerate() {
-        plan.steps.push(Step::Device(node(index, device, bind)?));
+        let node = node(index, device, bind)?;
+        // COMPAT: as under runc and crun, the multiplexer is always that of the container's own devpts.
+        if !node.target.is(c"dev/ptmx") {
+            plan.steps.push(Step::Device(node));
+        }
     }
     let kcore = kcore.then_some((c"/proc/kcore", c"core"));
     for (target, name) in LINKS.into_iter().chain(kcore) {

@@ -120,7 +120,7 @@ pub fn append(plan: &mut Plan, process: &Process, given: &Given) -> Result<(), E
     // COMPAT: a directory that the user may not enter is one to start in all the same, as in runc.
     let path = c_string(process.cwd().as_os_str().as_encoded_bytes())?;
     steps.push(Step::Cwd { path: path.clone(), early: true });
-    steps.push(user(process.user()));
+    steps.push(user(process.user(), given));
     steps.push(Step::Capabilities {
         sets: if late_caps { with_admin(wanted.sets) } else { wanted.sets },
         ambient: wanted.ambient,
@@ -164,9 +164,15 @@ fn with_admin(sets: CapSets) -> CapSets {
     CapSets { effective: sets.effective | CAP_SYS_ADMIN, permitted: sets.permitted | CAP_SYS_ADMIN, ..sets }
 }
 
-fn user(user: &User) -> Step {
+fn user(user: &User, given: &Given) -> Step {
     let groups = user.additional_gids().clone().unwrap_or_default();
-    Step::User { uid: user.uid(), gid: user.gid(), groups }
+    Step::User { uid: user.uid(), gid: user.gid(), groups, proc: given.proc.clone() }
+}
+
+/// HOME as the environment gives it: the last one, and an empty one is none, as under runc.
+pub fn given_home(process: &Process) -> Option<&str> {
+    let home = process.env().iter().flatten().rev().find_map(|entry| entry.strip_prefix("HOME="));
+    home.filter(|home| !home.is_empty())
 }
 
 /// COMPAT: as under runc the last of several equal names wins, and HOME is there even if nobody said so.
@@ -176,7 +182,8 @@ fn environment(process: &Process, home: &str) -> Vec<String> {
     let mut seen = std::collections::HashSet::new();
     let mut env: Vec<String> = given.iter().rev().filter(|e| seen.insert(name(e))).cloned().collect();
     env.reverse();
-    if !seen.contains("HOME") {
+    if given_home(process).is_none() {
+        env.retain(|entry| entry != "HOME=");
         env.push(format!("HOME={home}"));
     }
     env
@@ -357,5 +364,16 @@ mod tests {
     fn the_last_of_equal_variables_wins_and_home_is_added() {
         let p = process(r#"{"user":{"uid":0,"gid":0},"cwd":"/","args":["x"],"env":["A=1","B=2","A=3"]}"#);
         assert_eq!(environment(&p, "/root"), ["B=2", "A=3", "HOME=/root"]);
+    }
+
+    #[test]
+    fn an_empty_home_is_none() {
+        let of = |env: &str| {
+            let p = process(&format!(r#"{{"user":{{"uid":0,"gid":0}},"cwd":"/","args":["x"],"env":{env}}}"#));
+            environment(&p, "/root")
+        };
+        assert_eq!(of(r#"["HOME=","A=1"]"#), ["A=1", "HOME=/root"]);
+        assert_eq!(of(r#"["HOME=/over","HOME="]"#), ["HOME=/root"]);
+        assert_eq!(of(r#"["HOME=","HOME=/over"]"#), ["HOME=/over"]);
     }
 }

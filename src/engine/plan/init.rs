@@ -121,12 +121,16 @@ fn filesystems(
     if own_dev {
         let given = linux.devices().as_deref().unwrap_or_default();
         devices::append(plan, given, spaces.in_userns() || inputs.rootless, inputs.kcore)?;
+        let null = [0, 1, 2].map(|fd| inputs.stdio[fd].is_none());
+        if !terminal && null.contains(&true) {
+            plan.steps.push(Step::OwnNull(null));
+        }
     }
     if let Some(process) = process {
         // COMPAT: runc makes a missing working directory.
         plan.steps.push(Step::Directory(Target::new(process.cwd())?));
         if terminal {
-            plan.steps.push(identity::console(process, own_dev));
+            plan.steps.push(identity::console(process, true));
         }
     }
     if has_setup_hooks(spec) {
@@ -148,9 +152,16 @@ fn protect(plan: &mut Plan, spec: &Spec, linux: &Linux, label: Option<&str>) -> 
     for path in linux.readonly_paths().iter().flatten() {
         plan.steps.push(Step::ReadonlyPath(Target::new(Path::new(path))?));
     }
+    let mut masked = Vec::new();
     for path in linux.masked_paths().iter().flatten() {
+        let target = Target::new(Path::new(path))?;
+        if !masked.contains(&target) {
+            masked.push(target);
+        }
+    }
+    for target in masked {
         let label = label.map(c_string).transpose()?;
-        plan.steps.push(Step::MaskPath { target: Target::new(Path::new(path))?, label });
+        plan.steps.push(Step::MaskPath { target, label });
     }
     if spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
         plan.steps.push(Step::ReadonlyRoot);

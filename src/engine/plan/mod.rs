@@ -28,7 +28,7 @@ use crate::sys::cred::{CapSets, Strings};
 use crate::sys::mount::MountAttr;
 use crate::sys::process::{CpuSet, NodeSet, SchedAttr};
 
-pub use identity::{Given, Program, SecurityModules, no_selinux};
+pub use identity::{Given, Program, SecurityModules, given_home, no_selinux};
 pub use mounts::{CgroupView, Host as HostMounts, is_bind, new_filesystem};
 pub use target::{Target, c_string};
 
@@ -151,6 +151,8 @@ pub enum Step {
     RootPropagation(u64),
     /// Descriptors 0, 1, 2; `None` is /dev/null.
     Stdio([Option<Fd>; 3]),
+    /// Those of descriptors 0, 1, 2 that are /dev/null: the container's own from here on.
+    OwnNull([bool; 3]),
     Rlimit {
         name: String,
         resource: u32,
@@ -186,6 +188,7 @@ pub enum Step {
         uid: u32,
         gid: u32,
         groups: Vec<u32>,
+        proc: Fd,
     },
     /// capset, then the ambient set; limited to what the process has.
     Capabilities {
@@ -219,6 +222,8 @@ pub struct Mount {
     /// Attributes of the mount itself, and of the whole tree below it.
     pub attr: MountAttr,
     pub recursive: MountAttr,
+    /// Attributes to clear as well, if that is allowed (`MOUNT_ATTR_*`).
+    pub also_clear: u64,
     /// Propagation (`MS_*`) to set once it is in place.
     pub propagation: Vec<u64>,
     /// The target's final symbolic link is not followed; for procfs and sysfs no link is.

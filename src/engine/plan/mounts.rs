@@ -25,6 +25,10 @@ pub struct CgroupView {
     pub links: Vec<String>,
 }
 
+/// COMPAT: a bind mount with any attribute of its own has none of its source's left of these, as under mount(8) and runc.
+const REPLACED: u64 =
+    libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+
 /// What the shim contributes to the mounts.
 #[derive(Default)]
 pub struct Host {
@@ -112,6 +116,7 @@ impl One<'_> {
             from,
             attr: attr(&self.options.attributes),
             recursive: attr(&self.options.recursive),
+            also_clear: 0,
             propagation: self.options.propagation.clone(),
             links,
             take_over: TakeOver::default(),
@@ -137,7 +142,11 @@ impl One<'_> {
             Some(fd) => Source::Detached { fd: fd.clone(), path },
             None => Source::Bind { path, recursive: self.options.rbind, nofollow: self.options.src_nofollow },
         };
-        Ok(Step::Mount(Box::new(self.step(from)?)))
+        let mut mount = self.step(from)?;
+        if mount.attr != MountAttr::default() {
+            mount.also_clear = REPLACED & !mount.attr.set;
+        }
+        Ok(Step::Mount(Box::new(mount)))
     }
 
     fn remount(&self) -> Result<Step, Error> {

@@ -93,6 +93,7 @@ impl Step {
             }
             Self::RootPropagation(flags) => write!(f, "rootfsPropagation {}", propagation(*flags)),
             Self::Stdio(_) => f.write_str("stdio"),
+            Self::OwnNull(_) => f.write_str("stdio that is /dev/null, from the container's own"),
             Self::Rlimit { name, soft, hard, .. } => write!(f, "rlimit {name} {soft}:{hard}"),
             Self::OomScoreAdj { value, .. } => write!(f, "oomScoreAdj {}", value.to_string_lossy()),
             Self::Scheduler(attr) => {
@@ -109,7 +110,7 @@ impl Step {
             }
             Self::NoNewPrivs => f.write_str("noNewPrivileges"),
             Self::Bounding(keep) => write!(f, "capabilities.bounding {keep:#x}"),
-            Self::User { uid, gid, groups } => write!(f, "user {uid}:{gid} groups {groups:?}"),
+            Self::User { uid, gid, groups, .. } => write!(f, "user {uid}:{gid} groups {groups:?}"),
             Self::Capabilities { sets, ambient } => write!(
                 f,
                 "capabilities effective {:#x} permitted {:#x} inheritable {:#x} ambient {ambient:#x}",

@@ -1,6 +1,6 @@
 //! Refusals about mounts.
 
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::Mount;
 
@@ -20,6 +20,7 @@ fn check_one(mount: &Mount, at: &str, namespaces: &Namespaces<'_>) -> Result<()>
     let field = |name: &str| format!("{at}.{name}");
     // May be relative; then it is taken from the root, and `tolerated` says so.
     path_text(&field("destination"), mount.destination())?;
+    over_proc(mount, &field("destination"))?;
     if let Some(source) = mount.source().as_deref().filter(|source| *source != Path::new("")) {
         path_text(&field("source"), source)?;
     }
@@ -41,6 +42,56 @@ fn check_one(mount: &Mount, at: &str, namespaces: &Namespaces<'_>) -> Result<()>
     }
     extensions(mount, &options, at)?;
     id_mappings(mount, &options, at, namespaces)
+}
+
+/// Files of procfs that lxcfs shows otherwise, which runc lets be covered.
+const COVERED: [&str; 10] = [
+    "cpuinfo",
+    "diskstats",
+    "loadavg",
+    "meminfo",
+    "slabinfo",
+    "stat",
+    "swaps",
+    "sys/crypto/fips_enabled",
+    "sys/kernel/ns_last_pid",
+    "uptime",
+];
+
+/// COMPAT: as under runc, nothing but procfs is mounted on /proc, where masks and read-only paths count on it, and only
+/// these files of it are covered.
+fn over_proc(mount: &Mount, field: &str) -> Result<()> {
+    let Ok(below) = clean(mount.destination()).strip_prefix("proc").map(Path::to_path_buf) else {
+        return Ok(());
+    };
+    let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
+    let kind = mount.typ().as_deref().unwrap_or_default();
+    let fits = match below.as_os_str().is_empty() {
+        // What is bound is looked at when it is.
+        true => options.bind || options.remount || matches!(kind, "proc" | "bind"),
+        false => COVERED.iter().any(|name| below == Path::new(name)),
+    };
+    if fits {
+        return Ok(());
+    }
+    let message = format!("`{}` cannot be mounted because it is", mount.destination().display());
+    match below.as_os_str().is_empty() {
+        true => refuse(field, format!("{message} not of type proc; give it that type, or another place")),
+        false => refuse(field, format!("{message} inside /proc; choose another place")),
+    }
+}
+
+/// The path below the root, without `.`, `..` and empty parts.
+fn clean(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => drop(clean.pop()),
+            _ => {}
+        }
+    }
+    clean
 }
 
 /// Options that say nothing, or contradict each other, on this kind of mount.

@@ -164,6 +164,30 @@ fn mounts_are_checked() {
 }
 
 #[test]
+fn only_procfs_and_what_lxcfs_covers_is_mounted_on_proc() {
+    let mount =
+        |to: &str, kind: &str| json!({ "mounts": [{ "destination": to, "type": kind, "source": "/s" }] });
+    for (to, kind) in [
+        ("/proc", "proc"),
+        ("proc", "bind"),
+        ("/proc/cpuinfo", "bind"),
+        ("/proc/sys/kernel/ns_last_pid", "bind"),
+        ("/process", "tmpfs"),
+        ("/proc/../x", "tmpfs"),
+    ] {
+        accepted(mount(to, kind));
+    }
+    refused(
+        mount("/proc", "tmpfs"),
+        "mounts[0].destination `/proc` cannot be mounted because it is not of type proc",
+    );
+    for to in ["/proc/sys", "proc/self/attr", "/x/../proc//kcore/", "/proc/sys/kernel"] {
+        let told = format!("mounts[0].destination `{to}` cannot be mounted because it is inside /proc");
+        refused(mount(to, "bind"), &told);
+    }
+}
+
+#[test]
 fn id_mapped_mounts_are_checked() {
     let map = json!([{ "containerID": 0, "hostID": 1000, "size": 10 }]);
     let mount = |options: Value, uids: &Value, gids: &Value| {

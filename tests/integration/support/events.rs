@@ -7,7 +7,7 @@ use protobuf::{Message, MessageField};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use ttrpc::proto::{Request, Response};
 
 /// Seconds since the epoch, and nanoseconds.
@@ -47,7 +47,7 @@ impl Event {
 pub struct EventServer {
     socket: PathBuf,
     seen: Arc<Mutex<Vec<Event>>>,
-    connections: Arc<Mutex<Vec<UnixStream>>>,
+    connections: Arc<Mutex<Vec<(UnixStream, JoinHandle<()>)>>>,
 }
 
 impl EventServer {
@@ -70,9 +70,10 @@ impl EventServer {
                 if !server.socket.exists() {
                     return;
                 }
-                server.connections.lock().expect("lock").push(stream.try_clone().expect("dup"));
-                let server = server.clone();
-                thread::spawn(move || server.serve(&stream));
+                let kept = stream.try_clone().expect("dup");
+                let serving = server.clone();
+                let served = thread::spawn(move || serving.serve(&stream));
+                server.connections.lock().expect("lock").push((kept, served));
             }
         });
     }
@@ -83,8 +84,11 @@ impl EventServer {
         std::fs::rename(&self.socket, &aside).expect("move the socket away");
         let _ = UnixStream::connect(&aside);
         std::fs::remove_file(&aside).expect("remove the socket");
-        for stream in self.connections.lock().expect("lock").drain(..) {
+        let connections = std::mem::take(&mut *self.connections.lock().expect("lock"));
+        for (stream, served) in connections {
             let _ = stream.shutdown(std::net::Shutdown::Both);
+            // What a dead daemon has read it does not note later: the next one may know more by then. Its panic is shown already.
+            let _ = served.join();
         }
     }
 
