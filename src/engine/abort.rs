@@ -90,9 +90,9 @@ impl Leftover {
     /// When something is still there.
     pub fn clear(&self) -> Result<(), Error> {
         super::clear(&self.state)?;
-        if self.state.poststop_due
-            && let Ok((spec, _)) = oci::spec::load(&self.bundle)
-        {
+        // Read anew: a `delete` may have come and run them, or removed all that there was.
+        let due = matches!(State::load(&self.bundle), Ok(Some(state)) if state.poststop_due);
+        if due && let Ok((spec, _)) = oci::spec::load(&self.bundle) {
             poststop_of(&spec, &self.state.id, &self.bundle, None);
         }
         State::remove(&self.bundle);

@@ -84,6 +84,13 @@ impl Service {
         }
         self.process(id, exec_id)
     }
+
+    /// A Delete of what is still being created: its client has given the Create up, and removes the bundle next.
+    async fn give_up_create(&self, id: &str) {
+        if !self.tasks.contains(id) && self.tasks.unfinished.abort(id, libc::SIGKILL) {
+            let _ = tokio::time::timeout(UNDO, self.tasks.inflight.settled(&key("Create", id, ""))).await;
+        }
+    }
 }
 
 fn pid(reply: Reply) -> u32 {
@@ -131,6 +138,9 @@ impl TaskService for Service {
             // A retry takes what its first try came to, though the container is gone by now.
             true => self.mutate(key, || async { Err(error::not_found("deleted already")) }).await?,
             false => {
+                if r.exec_id.is_empty() {
+                    self.give_up_create(&r.id).await;
+                }
                 let (task, process) = self.process(&r.id, &r.exec_id)?;
                 match process.is_init() {
                     true => self.mutate(key, || tasks.delete(task)).await?,

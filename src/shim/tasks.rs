@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::ahead::Ahead;
 use super::error;
@@ -27,6 +28,9 @@ use crate::sys::fault::fault;
 
 /// A stranger that holds a dead process's streams is waited for this long at Delete.
 const CLOSE_GRACE: Duration = Duration::from_millis(250);
+
+/// How long Kill and Delete of an exec'd process wait for its Start to be done: many times what that takes.
+const STARTING: Duration = Duration::from_millis(250);
 
 /// All tasks of the shim.
 #[derive(Clone)]
@@ -278,6 +282,10 @@ impl Tasks {
             Self::insist(task, process, signal);
             return Ok(());
         }
+        if !process.is_init() && process.status() == Status::Created {
+            // COMPAT: as under runc, who kills a process that is being started means the one that it becomes.
+            let _ = timeout(STARTING, process.order.lock()).await;
+        }
         let kernel = match (process.status(), process.kernel()) {
             (Status::Stopped(_), _) => return Err(error::not_found("process already finished")),
             (_, None) => {
@@ -363,7 +371,7 @@ impl Tasks {
 
     /// Delete of an exec'd process. One never started answers status 0.
     pub async fn delete_exec(self, task: Arc<Task>, process: Arc<Process>) -> Outcome {
-        let Ok(_order) = process.order.try_lock() else {
+        let Ok(_order) = timeout(STARTING, process.order.lock()).await else {
             return Err(error::failed_precondition(format!("process {} is being started", process.exec_id)));
         };
         if process.status() == Status::Running {

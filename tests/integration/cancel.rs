@@ -383,3 +383,22 @@ fn container_killed_during_its_pause_does_not_stay_frozen() {
     shim.delete("").expect("Delete");
     shim.assert_nothing_left();
 }
+
+/// containerd deletes a container whose Create it has given up, and then removes the bundle.
+#[test]
+fn delete_of_a_container_that_is_being_created_ends_its_create() {
+    needs_containers!();
+    needs!(subject::ours(), "a Go shim's Delete waits for the Create, however long that takes");
+    let host = Host::new();
+    let mut bundle = host.bundle("a", "true");
+    let reached = host.folder().join("reached");
+    let script = format!("touch {}; exec sleep 1000", reached.display());
+    bundle.set("/hooks/createRuntime", json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]));
+    let shim = host.start(bundle);
+    let mut client = shim.client();
+    client.send(shim.service(), "Create", &shim.create_request(&Stdio3::default())).expect("send");
+    eventually("the hook runs", SOON, || reached.exists().then_some(()));
+    assert_eq!(shim.delete("").expect_err("it never was").code, Code::NOT_FOUND);
+    shim.assert_nothing_left();
+    client.receive::<api::CreateTaskResponse>("Create").expect_err("given up");
+}

@@ -145,3 +145,34 @@ fn kill_waits_for_no_stats_that_take_their_time() {
         shim.assert_nothing_left();
     });
 }
+
+/// containerd kills and deletes an exec whose Start it has given up waiting for: it is the process that comes of it that has
+/// to be gone.
+#[test]
+fn kill_of_an_exec_that_is_being_started_ends_what_it_becomes() {
+    needs_containers!();
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "exec sleep 1000"));
+    shim.run();
+    for number in 0..20 {
+        let exec = format!("e{number}");
+        shim.exec(&exec, "exec sleep 1000").expect("Exec");
+        let mut client = shim.client();
+        let start = api::StartRequest { id: shim.id(), exec_id: exec.clone(), ..Default::default() };
+        client.send(shim.service(), "Start", &start).expect("send Start");
+        let kill = api::KillRequest { id: shim.id(), exec_id: exec.clone(), signal: 9, ..Default::default() };
+        client.send(shim.service(), "Kill", &kill).expect("send Kill");
+        let answers = [client.receive_next::<api::Empty>(), client.receive_next::<api::Empty>()];
+        let killed = answers.iter().any(|(stream, answer)| *stream == 3 && answer.is_ok());
+        // Go's shim may take the Kill first.
+        assert!(killed || !subject::ours(), "{number}: {answers:?}");
+        if killed {
+            assert_eq!(shim.wait(&exec).expect("Wait"), 137);
+            shim.delete(&exec).expect("Delete");
+        }
+    }
+    shim.kill("", libc::SIGKILL).expect("Kill");
+    shim.wait("").expect("Wait");
+    shim.delete("").expect("Delete");
+    shim.assert_nothing_left();
+}

@@ -221,7 +221,8 @@ impl History {
         for call in self.calls.iter().filter(|call| call.exec == life.exec && made.0 < call.ended) {
             // A pid namespace's init ignores a SIGTERM, but that ends a Create too.
             let heeds = call.signal == libc::SIGTERM && (self.init_ends || call.began < made.1);
-            let deletes = call.verb == Verb::Delete && call.outcome.is_ok();
+            // So does a Delete.
+            let deletes = call.verb == Verb::Delete && (call.outcome.is_ok() || call.began < made.1);
             let ends = call.signal == libc::SIGKILL || heeds || deletes;
             if life.exec.is_empty() && ends {
                 ended.0 = ended.0.min(call.began);
@@ -312,7 +313,7 @@ impl History {
             (Verb::Exec, ALREADY_EXISTS) => any(&|l| l.exists(call)),
             (Verb::Exec, FAILED_PRECONDITION) => init(&|l| l.has_ended(call)),
             // Init may have died at the gate.
-            (Verb::Start, NOT_FOUND) => is_init && any(&|l| l.has_ended(call)),
+            (Verb::Start, UNKNOWN) => is_init && any(&|l| l.has_ended(call)),
             (Verb::Start, FAILED_PRECONDITION) => {
                 let is_over = any(&|l| l.runs(call) || l.has_ended(call));
                 let cannot_be = || init(&|l| l.has_ended(call)) || init(&|l| self.is_paused(l, call));
@@ -360,10 +361,12 @@ impl History {
         })
     }
 
-    /// Is it a Create that a signal may have ended, or that signal? Others may have joined the Create after the signal.
+    /// Is it a Create that a signal or a Delete may have ended, or that signal? Others may have joined the Create after it.
     fn is_given_up(&self, call: &Call) -> bool {
-        let ends =
-            |other: &Call| [libc::SIGTERM, libc::SIGKILL].contains(&other.signal) && other.exec.is_empty();
+        let ends = |other: &Call| {
+            let is_deadly = [libc::SIGTERM, libc::SIGKILL].contains(&other.signal);
+            other.exec.is_empty() && (is_deadly || other.verb == Verb::Delete)
+        };
         let given_up = |create: &Call| self.calls.iter().any(|other| ends(other) && other.overlaps(create));
         let mut creates =
             self.calls.iter().filter(|other| other.verb == Verb::Create && other.overlaps(call));
