@@ -47,7 +47,12 @@ impl Event {
 pub struct EventServer {
     socket: PathBuf,
     seen: Arc<Mutex<Vec<Event>>>,
-    connections: Arc<Mutex<Vec<(UnixStream, JoinHandle<()>)>>>,
+    connections: Arc<Mutex<Vec<Connection>>>,
+}
+
+struct Connection {
+    stream: UnixStream,
+    served: JoinHandle<()>,
 }
 
 impl EventServer {
@@ -73,7 +78,7 @@ impl EventServer {
                 let kept = stream.try_clone().expect("dup");
                 let serving = server.clone();
                 let served = thread::spawn(move || serving.serve(&stream));
-                server.connections.lock().expect("lock").push((kept, served));
+                server.connections.lock().expect("lock").push(Connection { stream: kept, served });
             }
         });
     }
@@ -85,7 +90,7 @@ impl EventServer {
         let _ = UnixStream::connect(&aside);
         std::fs::remove_file(&aside).expect("remove the socket");
         let connections = std::mem::take(&mut *self.connections.lock().expect("lock"));
-        for (stream, served) in connections {
+        for Connection { stream, served } in connections {
             let _ = stream.shutdown(std::net::Shutdown::Both);
             // What a dead daemon has read it does not note later: the next one may know more by then. Its panic is shown already.
             let _ = served.join();
