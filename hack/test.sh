@@ -12,35 +12,39 @@ cd "$project"
 
 results=$(mktemp -d "${TMPDIR:-/tmp}/myshim-test.XXXXXX")
 run=${results##*/}
-export MYSHIM_TEST_RUN=${run/./-} MYSHIM_TEST_SKIPS=$results/skips RUST_BACKTRACE=${RUST_BACKTRACE:-0}
-: >"$MYSHIM_TEST_SKIPS"
-failed=0
+export MYSHIM_TEST_RUN=${run/./-} RUST_BACKTRACE=${RUST_BACKTRACE:-0}
 triple=$(rustc -vV | sed -n 's/^host: //p')
 given=${RUSTFLAGS:-}
 export RUSTFLAGS="$given -C target-feature=+crt-static"
 
 step() { echo; echo "== $*"; }
 
-# counted NAME COMMAND...: runs, shows and keeps the output of a test binary; remembers that it failed.
+# counted NAME COMMAND...: runs, shows and keeps the output of a test binary, what it skipped, and that it failed. COMMAND may write
+# into $results/NAME.
 counted() {
     local name=$1
     shift
     step "$name"
-    cp "$MYSHIM_TEST_SKIPS" "$results/skips.before"
-    attempt "$@" || { panicked && attempt "$@"; } || { panicked && attempt "$@"; } ||
-        { failed=$((failed + 1)); echo "$name: failed"; }
+    mkdir "$results/$name"
+    attempt "$@" || { panicked && attempt "$@"; } || { panicked && attempt "$@"; } || echo "$name: failed" | tee "$results/$name.failed"
     # One line per passed test is noise; a binary that dies without its result line is a failure of its own.
     grep -v -E '^(test .* \.\.\. ok|running [0-9]+ tests?|SKIP .*|)$' "$results/$name.log" || :
 }
 
-attempt() { timeout -k 10 "${TEST_TIMEOUT:-1200}" "$@" >"$results/$name.log" 2>&1; }
+# attempt COMMAND...: ends with this script, also where it runs beside it.
+attempt() {
+    MYSHIM_TEST_SKIPS=$results/$name/skips setpriv --pdeathsig TERM timeout -k 10 "${TEST_TIMEOUT:-1200}" "$@" >"$results/$name.log" 2>&1
+}
+
+# not_run WHAT: a part of the suite that this machine or the caller does without.
+not_run() { echo "$*" | tee -a "$results/skips"; }
 
 # panicked: has the guest's kernel, and not a test, ended the run? User-Mode Linux does so now and then, in a fork that is killed.
 panicked() {
     grep '^Kernel panic' "$results/$name.log" && ! grep -q '\.\.\. FAILED$' "$results/$name.log" || return 1
     echo "$name: once more"
     mv "$results/$name.log" "$results/$name.panic"
-    cp "$results/skips.before" "$MYSHIM_TEST_SKIPS"
+    rm -f "$results/$name/skips"
 }
 
 # executable TEST: path of the built test binary (TEST is a test target's name, or lib).
@@ -83,7 +87,7 @@ for version in $versions; do
     status=0
     hack/get-containerd.sh "$version" >/dev/null || status=$?
     if [ $status -eq 3 ]; then
-        echo "containerd-$version: Debian does not give it" | tee -a "$MYSHIM_TEST_SKIPS"
+        not_run "containerd-$version: Debian does not give it"
         continue
     fi
     [ $status -eq 0 ] || die "cannot get containerd $version"
@@ -91,31 +95,45 @@ for version in $versions; do
     counted "containerd-$version" "${isolated[@]}" "$integration" "$@"
 done
 
-if [ "${GUEST:-yes}" = no ]; then
-    echo "guest: left out by GUEST=no" >>"$MYSHIM_TEST_SKIPS"
-elif ! hack/guest.sh prepare; then
-    echo "guest: User-Mode Linux is not to be had" | tee -a "$MYSHIM_TEST_SKIPS"
-else
-    export CONTAINERD_UNDER_TEST=1.7
+# guest NAME ARGUMENTS...: the integration tests in a guest. It has one processor, and on that everything takes several times as long.
+guest() {
+    GUEST_TIMEOUT=1800 TEST_TIMEOUT=1830 CONTAINERD_UNDER_TEST=1.7 counted "$1" hack/guest.sh run "$results/$1" "$integration" "${@:2}"
+}
+
+guest_plain() {
     # What every kernel answers alike takes minutes on this one.
-    counted guest hack/guest.sh run "$results" "$integration" --skip faults_child:: "$@"
+    guest guest --skip faults_child:: "$@"
     # One kernel enforces either AppArmor or SELinux.
     case "$*" in '' | *label*)
         if [ -e "$target/guest/selinux/policy" ]; then
-            GUEST_LSM=selinux counted guest-selinux hack/guest.sh run "$results" "$integration" api_labels
+            GUEST_LSM=selinux guest guest-selinux api_labels
         else
-            echo "guest-selinux: no policy to load" | tee -a "$MYSHIM_TEST_SKIPS"
+            not_run "guest-selinux: no policy to load"
         fi
         ;;
     esac
-    # Once more with systemd as PID 1, and every container in a scope of its own.
-    if (ensure_packages systemd dbus) && [ -x /usr/lib/systemd/systemd ]; then
-        [ $# -gt 0 ] || set -- api_ faults::
-        GUEST_PID1=systemd MYSHIM_TEST_CGROUPS=systemd \
-            counted guest-systemd hack/guest.sh run "$results" "$integration" "$@"
-    else
-        echo "guest-systemd: no systemd to run as PID 1" | tee -a "$MYSHIM_TEST_SKIPS"
-    fi
+}
+
+# guest_systemd: with systemd as PID 1, and every container in a scope of its own.
+guest_systemd() {
+    [ -x /usr/lib/systemd/systemd ] && [ -x /usr/bin/dbus-daemon ] || { not_run "guest-systemd: no systemd to run as PID 1"; return; }
+    [ $# -gt 0 ] || set -- api_ faults::
+    GUEST_PID1=systemd MYSHIM_TEST_CGROUPS=systemd guest guest-systemd "$@"
+}
+
+if [ "${GUEST:-yes}" = no ]; then
+    not_run "guest: left out by GUEST=no"
+elif ! hack/guest.sh prepare; then
+    not_run "guest: User-Mode Linux is not to be had"
+else
+    (ensure_packages systemd dbus) || :
+    # Side by side, each on a processor of this machine; shown one after the other.
+    guest_systemd "$@" >"$results/guest-systemd.shown" &
+    trap 'kill $! 2>/dev/null || :' EXIT
+    guest_plain "$@"
+    wait
+    trap - EXIT
+    cat "$results/guest-systemd.shown"
 fi
 
 step leaks
@@ -133,15 +151,17 @@ cat "$results"/*.log | grep '^left behind: ' | tee -a "$results/leaks" || :
 [ ! -s "$results/leaks" ] || leaks=$(wc -l <"$results/leaks")
 [ "$leaks" -ne 0 ] || echo "none"
 
-if [ -s "$MYSHIM_TEST_SKIPS" ]; then
+cat "$results"/*/skips >>"$results/skips" 2>/dev/null || :
+if [ -s "$results/skips" ]; then
     step skipped
-    sort "$MYSHIM_TEST_SKIPS" | uniq -c
+    sort "$results/skips" | uniq -c
 fi
 sum() { cat "$results"/*.log | sed -n "s/^test result: .* \([0-9]*\) $1.*/\1/p" | awk '{ n += $1 } END { print n + 0 }'; }
-skipped=$(wc -l <"$MYSHIM_TEST_SKIPS")
-passed=$(($(sum passed) - $(grep -c '::' "$MYSHIM_TEST_SKIPS" || :)))
+skipped=$(wc -l <"$results/skips")
+passed=$(($(sum passed) - $(grep -c '::' "$results/skips" || :)))
 tests_failed=$(sum failed)
 # A binary that died has no count of its own.
+failed=$(find "$results" -maxdepth 1 -name '*.failed' | wc -l)
 [ "$tests_failed" -ge "$failed" ] || tests_failed=$failed
 [ "$failed" -eq 0 ] && [ "$leaks" -eq 0 ] && rm -rf "$results" || echo "logs: $results"
 echo

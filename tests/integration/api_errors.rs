@@ -35,6 +35,25 @@ fn unknown_container_is_not_found() {
     }
 }
 
+/// "Not found" would be taken to mean the container, which is there.
+#[test]
+fn start_of_an_init_that_dies_is_not_told_as_not_found() {
+    needs_containers!();
+    needs!(ours(), "runc's Start is over before init runs its hooks");
+    let host = Host::new();
+    let mut bundle = host.bundle("a", "sleep 1000");
+    // In a pid namespace of its own nobody inside could kill init.
+    let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().expect("a list");
+    namespaces.retain(|namespace| namespace["type"] != "pid");
+    bundle.set("/hooks/startContainer", json!([{"path": "/bin/sh", "args": ["sh", "-c", "kill -9 $(grep -oE '\"pid\":[0-9]+' | cut -d: -f2)"]}]));
+    let shim = host.start(bundle);
+    shim.create().expect("Create");
+    assert_eq!(shim.start("").expect_err("Start").code, Code::UNKNOWN);
+    assert_eq!(shim.wait("").expect("Wait"), 137);
+    shim.delete("").expect("Delete");
+    shim.assert_nothing_left();
+}
+
 #[test]
 fn unknown_exec_is_not_found() {
     needs_containers!();

@@ -4,10 +4,13 @@ use crate::needs_containers;
 use crate::support::fifo::{Sink, Source};
 use crate::support::run::exec_output;
 use crate::support::shim::{Host, Stdio3};
+use crate::support::subject::ours;
 use crate::support::{SOON, eventually, leak};
 use containerd_shim_protos::api;
 use serde_json::json;
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Command;
 
 fn sinks(host: &Host) -> (Sink, Sink) {
     (Sink::new(host.folder().join("out")), Sink::new(host.folder().join("err")))
@@ -132,6 +135,40 @@ fn terminal_of_init_has_the_size_set_before_start() {
     shim.wait("").expect("Wait");
     shim.delete("").expect("Delete");
     assert_eq!(out.finish(), "/dev/pts/0\r\n37 91\r\nall\r\n");
+}
+
+/// "/dev/console is set up if terminal is enabled in the config by bind mounting the pseudoterminal pty to /dev/console."
+/// (config-linux.md, "Default Devices") That holds for a /dev of the user's own too.
+#[test]
+fn console_is_the_terminal_on_a_dev_that_is_bound() {
+    needs_containers!();
+    for there in [true, false] {
+        let host = Host::new();
+        let (out, _) = sinks(&host);
+        let mut bundle = host.bundle("a", "stat -c %F /dev/console; echo x >/dev/console");
+        let dev = host.folder().join("dev");
+        fs::create_dir_all(dev.join("pts")).expect("make a folder");
+        // What runc looks for itself.
+        symlink("pts/ptmx", dev.join("ptmx")).expect("make a link");
+        let made = Command::new("mknod").arg(dev.join("null")).args(["c", "1", "3"]).status();
+        assert!(made.expect("start mknod").success());
+        if there {
+            fs::write(dev.join("console"), "as it was").expect("make a file");
+        }
+        bundle.set("/process/terminal", true.into());
+        let mounts = bundle.config["mounts"].as_array_mut().expect("a list");
+        mounts.retain(|mount| !mount["destination"].as_str().expect("a path").starts_with("/dev"));
+        mounts.push(json!({"type": "bind", "source": dev, "destination": "/dev", "options": ["rbind"]}));
+        mounts.push(json!({"type": "devpts", "source": "devpts", "destination": "/dev/pts", "options": ["newinstance", "ptmxmode=0666"]}));
+        let shim = host.start(bundle);
+        shim.run_with(&Stdio3 { terminal: true, stdout: out.uri(), ..Default::default() });
+        assert_eq!(shim.wait("").expect("Wait"), 0);
+        shim.delete("").expect("Delete");
+        assert_eq!(out.finish(), "character special file\r\nx\r\n");
+        // runc empties it.
+        let text = fs::read_to_string(dev.join("console")).expect("read");
+        assert_eq!(text, if there && ours() { "as it was" } else { "" });
+    }
 }
 
 /// "consoleSize: specifies the console size in characters of the terminal. Runtimes MUST ignore consoleSize if terminal is

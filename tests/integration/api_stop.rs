@@ -196,6 +196,23 @@ fn kill_with_the_stop_signal_escalates_only_where_it_was_asked_for() {
     assert_eq!(shim.status(""), Status::RUNNING);
 }
 
+/// On cgroup v1 a frozen process takes no signal, not even the one that ends it.
+#[test]
+fn escalation_ends_a_container_that_was_paused_meanwhile() {
+    needs_containers!();
+    needs!(ours(), "runc's shim has no escalation");
+    let host = Host::new();
+    let mut bundle = host.bundle("a", STUBBORN);
+    bundle.set(
+        "/annotations",
+        json!({"io.containerd.myshim.kill-escalation": "true", "io.containerd.myshim.stop-timeout": "1s"}),
+    );
+    let shim = ready(&host, bundle);
+    shim.kill("", libc::SIGTERM).expect("Kill");
+    shim.pause().expect("Pause");
+    assert_eq!(shim.wait("").expect("Wait"), 137);
+}
+
 /// A hook that waits for a file, and says that it does.
 fn stuck_hook(host: &Host) -> serde_json::Value {
     let (begun, go) = (host.folder().join("begun"), host.folder().join("go"));

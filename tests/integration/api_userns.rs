@@ -36,6 +36,11 @@ impl Pinned {
         [("user", "user", "-U"), ("network", "net", "-n"), ("ipc", "ipc", "-i"), ("uts", "uts", "-u")];
 
     fn new(folder: &Path) -> Self {
+        Self::with_setgroups(folder, "allow")
+    }
+
+    /// `setgroups` is what namespaces made by unprivileged users have as "deny" (user_namespaces(7)).
+    fn with_setgroups(folder: &Path, setgroups: &str) -> Self {
         let mut keeper = Command::new("unshare")
             .args(Self::KINDS.map(|(_, _, flag)| flag))
             .args(["sh", "-c", "echo in; read -r end"])
@@ -46,9 +51,9 @@ impl Pinned {
         let mut line = String::new();
         let stdout = keeper.stdout.take().expect("piped");
         std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).expect("read");
-        for file in ["uid_map", "gid_map"] {
-            fs::write(format!("/proc/{}/{file}", keeper.id()), format!("0 {FIRST} 65536"))
-                .expect("write the map");
+        let map = format!("0 {FIRST} 65536");
+        for (file, text) in [("setgroups", setgroups), ("uid_map", &map), ("gid_map", &map)] {
+            fs::write(format!("/proc/{}/{file}", keeper.id()), text).expect("write to the namespace");
         }
         let pinned = Self { folder: folder.to_owned() };
         for (_, file, _) in Self::KINDS {
@@ -115,6 +120,22 @@ fn run(host: &Host, script: &str, change: impl FnOnce(&mut Bundle)) -> String {
     assert_eq!(status, 0, "{text}");
     shim.assert_nothing_left();
     text
+}
+
+/// "additionalGids: specifies additional group IDs in the container namespace to be added to the process." (config.md,
+/// "POSIX-platform User") Nobody may be given any in a namespace whose `setgroups` is denied; that is no reason to fail.
+#[test]
+fn groups_are_left_out_where_the_namespace_forbids_them() {
+    needs_containers!();
+    for (setgroups, groups) in [("allow", "7 5"), ("deny", "7")] {
+        let host = host();
+        let pinned = Pinned::with_setgroups(host.folder(), setgroups);
+        let text = run(&host, "cat /proc/self/setgroups; id -G", |bundle| {
+            pinned.join(bundle);
+            bundle.set("/process/user", json!({"uid": 7, "gid": 7, "additionalGids": [5]}));
+        });
+        assert_eq!(text, format!("{setgroups}\n{groups}\n"));
+    }
 }
 
 /// "The runtime MUST place the container process in the namespace associated with that path." (config-linux.md,

@@ -20,7 +20,6 @@ fn check_one(mount: &Mount, at: &str, namespaces: &Namespaces<'_>) -> Result<()>
     let field = |name: &str| format!("{at}.{name}");
     // May be relative; then it is taken from the root, and `tolerated` says so.
     path_text(&field("destination"), mount.destination())?;
-    over_proc(mount, &field("destination"))?;
     if let Some(source) = mount.source().as_deref().filter(|source| *source != Path::new("")) {
         path_text(&field("source"), source)?;
     }
@@ -40,6 +39,7 @@ fn check_one(mount: &Mount, at: &str, namespaces: &Namespaces<'_>) -> Result<()>
             format!("`{data}` means nothing to a bind mount; remove it, or mount the filesystem itself"),
         );
     }
+    over_proc(mount, &options, &field("destination"))?;
     extensions(mount, &options, at)?;
     id_mappings(mount, &options, at, namespaces)
 }
@@ -60,11 +60,10 @@ const COVERED: [&str; 10] = [
 
 /// COMPAT: as under runc, nothing but procfs is mounted on /proc, where masks and read-only paths count on it, and only
 /// these files of it are covered.
-fn over_proc(mount: &Mount, field: &str) -> Result<()> {
+fn over_proc(mount: &Mount, options: &MountOptions, field: &str) -> Result<()> {
     let Ok(below) = clean(mount.destination()).strip_prefix("proc").map(Path::to_path_buf) else {
         return Ok(());
     };
-    let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
     let kind = mount.typ().as_deref().unwrap_or_default();
     let fits = match below.as_os_str().is_empty() {
         // What is bound is looked at when it is.
