@@ -1,9 +1,10 @@
 //! Device nodes, and who may use them.
 
 use crate::support::differences::runc_differs;
+use crate::support::fifo::Sink;
 use crate::support::leak;
 use crate::support::run::{exec_output, output, refusal};
-use crate::support::shim::{Host, Shim};
+use crate::support::shim::{Host, Shim, Stdio3};
 use crate::support::subject::{cgroup_v2, ours};
 use crate::{needs, needs_containers};
 use myshim::sys::bpf;
@@ -68,6 +69,25 @@ fn null_device_of_the_host_is_out_of_reach() {
 }
 
 /// maskedPaths: "Set paths to be masked" (config-linux.md, "Masked Paths"): once each.
+/// A shim that is in a container itself may not make nodes; it has the host's, then.
+#[test]
+fn devices_are_bound_where_none_can_be_made() {
+    needs_containers!();
+    let mut host = Host::new();
+    host.prefix = ["setpriv", "--bounding-set=-mknod", "--inh-caps=-mknod"].map(String::from).to_vec();
+    let script = "grep -cE ' /dev/(null|tty|kmsg) ' /proc/self/mountinfo; echo x >/dev/null; head -c 2 /dev/zero | wc -c";
+    let mut bundle = host.bundle("a", script);
+    // What it cannot have, it must not ask for under older runc.
+    bundle.set("/process/capabilities", json!({"bounding": [], "effective": [], "permitted": []}));
+    bundle.set("/linux/devices", json!([{"path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11}]));
+    let out = Sink::new(host.folder().join("out"));
+    let shim = host.start(bundle);
+    shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
+    assert_eq!(shim.wait("").expect("Wait"), 0);
+    shim.delete("").expect("Delete");
+    assert_eq!(out.finish(), "3\n2\n");
+}
+
 #[test]
 fn path_that_is_masked_twice_has_one_mask() {
     needs_containers!();

@@ -281,6 +281,28 @@ fn dest_nofollow_mounts_on_the_link_itself() {
     }
 }
 
+/// Images link to files that only a running system has: /etc/resolv.conf to one of systemd's below /run, say.
+#[test]
+fn what_a_target_links_to_is_made_if_it_is_not_there() {
+    needs_containers!();
+    let text =
+        output("cat /etc/resolv.conf /run-1/stub; cat /link/d/f /run-1/folder/d/f", |bundle, folder| {
+            let image = image_folder(folder, "etc");
+            let _ = fs::remove_file(image.join("resolv.conf"));
+            symlink("../run-1/stub", image.join("resolv.conf")).expect("make a link");
+            symlink("/run-1/folder", image.parent().expect("a root").join("link")).expect("make a link");
+            let volume = folder.join("volume");
+            fs::create_dir(&volume).expect("make a folder");
+            file(volume.join("f"), "volume ");
+            bundle.push(
+                "/mounts",
+                mount("bind", &file(folder.join("f"), "names "), "/etc/resolv.conf", &["bind"]),
+            );
+            bundle.push("/mounts", mount("bind", &volume, "/link/d", &["bind"]));
+        });
+    assert_eq!(text, "names names volume volume ");
+}
+
 /// What a mount has that lies below the bound one, by the word for all of them; what it had before.
 const RECURSIVE: [(&str, &str, &str, bool); 20] = [
     ("rro", "", "ro", true),

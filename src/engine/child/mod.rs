@@ -26,6 +26,7 @@ mod copy;
 mod identity;
 mod mounts;
 mod namespaces;
+mod place;
 mod progress;
 mod report;
 mod room;

@@ -6,6 +6,7 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::place::{IN_ROOT, empty_file, parent, place};
 use super::room::Room;
 use super::{Outcome, copy};
 use crate::engine::plan::{self, Device, Links, Mount, Source, Target};
@@ -14,7 +15,6 @@ use crate::sys::mount::{
 };
 use crate::sys::{Error, Result, fs, tree};
 
-const IN_ROOT: u64 = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
 /// memory of the shared mask: no bytes, no names.
 const MASK_OPTIONS: [(&CStr, &CStr); 2] = [(c"nr_blocks", c"1"), (c"nr_inodes", c"1")];
 
@@ -205,94 +205,6 @@ fn bind(path: &CStr, recursive: bool, nofollow: bool) -> Result<OwnedFd> {
     kernel::open_tree(fs::CWD, path, OPEN_TREE_CLONE | recursive | nofollow)
 }
 
-/// Opens the target, making what is missing of it; was it missing?
-fn place(root: BorrowedFd<'_>, target: &Target, is_dir: bool, links: Links) -> Result<(OwnedFd, bool)> {
-    let (flags, resolve) = match links {
-        Links::InRoot => (libc::O_PATH, IN_ROOT),
-        Links::NotLast => (libc::O_PATH | libc::O_NOFOLLOW, IN_ROOT),
-        Links::None => (libc::O_PATH | libc::O_NOFOLLOW, IN_ROOT | libc::RESOLVE_NO_SYMLINKS),
-    };
-    match fs::openat2(root, &target.path, flags, 0, resolve) {
-        Err(e) if e.is(libc::ENOENT) => Ok((make(root, target, is_dir)?, true)),
-        r => Ok((r?, false)),
-    }
-}
-
-/// Makes what is missing of the target (CVE-2024-45310: component by component on descriptors, never by path).
-fn make(root: BorrowedFd<'_>, target: &Target, is_dir: bool) -> Result<OwnedFd> {
-    let (at, last) = parent(root, target, IN_ROOT)?;
-    if is_dir {
-        match fs::mkdirat(at.as_fd(), last, 0o755) {
-            Err(e) if e.is(libc::EEXIST) => {}
-            r => r?,
-        }
-        return fs::openat(at.as_fd(), last, libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW, 0);
-    }
-    empty_file(at.as_fd(), last, 0o644)
-}
-
-/// An empty file to mount on; one that is there is taken, a link is not followed.
-fn empty_file(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> Result<OwnedFd> {
-    match fs::openat(dir, name, libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW, mode) {
-        Err(e) if e.is(libc::EEXIST) => fs::openat(dir, name, libc::O_PATH | libc::O_NOFOLLOW, 0),
-        r => r,
-    }
-}
-
-/// The directory that holds the last component of `target`, made if missing.
-fn parent<'t>(root: BorrowedFd<'_>, target: &'t Target, resolve: u64) -> Result<(OwnedFd, &'t CStr)> {
-    let Some((last, parents)) = target.parts.split_last() else {
-        return Err(Error::new("target", libc::EBUSY));
-    };
-    let mut at = fs::openat(root, c".", libc::O_PATH, 0)?;
-    let mut made = false;
-    for (depth, name) in parents.iter().enumerate() {
-        let existing = if made { None } else { open_prefix(root, &parents[..=depth], resolve)? };
-        at = match existing {
-            Some(dir) => dir,
-            None => {
-                made = true;
-                step_down(&at, name)?
-            }
-        };
-    }
-    Ok((at, last))
-}
-
-/// Makes and opens a directory below `at`. Below one just made all is new: no link can be in the way.
-fn step_down(at: &OwnedFd, name: &CStr) -> Result<OwnedFd> {
-    match fs::mkdirat(at.as_fd(), name, 0o755) {
-        // Somebody made it in the meantime; NOFOLLOW below refuses anything but a directory.
-        Err(e) if e.is(libc::EEXIST) => {}
-        r => r?,
-    }
-    fs::openat(at.as_fd(), name, libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW, 0)
-}
-
-/// Opens the directory `path` below `root` if it is there; its components are joined on the stack, because the child
-/// may not allocate.
-fn open_prefix(root: BorrowedFd<'_>, path: &[std::ffi::CString], resolve: u64) -> Result<Option<OwnedFd>> {
-    let mut buf = [0u8; libc::PATH_MAX as usize];
-    let mut n = 0;
-    for part in path {
-        let part = part.as_bytes();
-        let end = n + part.len();
-        if end + 1 >= buf.len() {
-            return Err(Error::new("openat2", libc::ENAMETOOLONG));
-        }
-        buf[n..end].copy_from_slice(part);
-        buf[end] = b'/';
-        n = end + 1;
-    }
-    let Ok(joined) = CStr::from_bytes_until_nul(&buf) else {
-        return Err(Error::new("openat2", libc::ENAMETOOLONG));
-    };
-    match fs::openat2(root, joined, libc::O_PATH | libc::O_DIRECTORY, 0, resolve) {
-        Err(e) if e.is(libc::ENOENT) => Ok(None),
-        r => r.map(Some),
-    }
-}
-
 fn symlink(root: BorrowedFd<'_>, target: &Target, to: &CStr) -> Outcome {
     let (dir, name) = parent(root, target, IN_ROOT)?;
     match fs::symlinkat(to, dir.as_fd(), name) {
@@ -322,10 +234,8 @@ pub fn directory(room: &mut Room, target: &Target) -> Outcome {
 /// A node below the container's /dev, on the way to which no link is followed (CVE-2026-41579).
 pub fn device(room: &mut Room, device: &Device) -> Outcome {
     let (dir, name) = parent(room.root()?, &device.target, IN_ROOT | libc::RESOLVE_NO_SYMLINKS)?;
-    if let Some(host) = &device.bind_from {
-        let node = bind(host, false, false)?;
-        let to = empty_file(dir.as_fd(), name, 0o666)?;
-        return kernel::move_mount(node.as_fd(), to.as_fd());
+    if device.bind {
+        return bind_device(dir.as_fd(), name, &device.host);
     }
     // The mode comes with the node: a chmod by name might follow what was put in its place meanwhile.
     let mask = fs::umask(0);
@@ -333,6 +243,8 @@ pub fn device(room: &mut Room, device: &Device) -> Outcome {
     fs::umask(mask);
     let exists = match made {
         Err(e) if e.is(libc::EEXIST) => Some(e),
+        // COMPAT: as under runc; the shim's own container, say, may not make any.
+        Err(e) if e.is(libc::EPERM) => return bind_device(dir.as_fd(), name, &device.host),
         r => r.map(|()| None)?,
     };
     let node = fs::openat(dir.as_fd(), name, libc::O_PATH | libc::O_NOFOLLOW, 0)?;
@@ -343,6 +255,12 @@ pub fn device(room: &mut Room, device: &Device) -> Outcome {
         (true, None) => fs::fchownat(node.as_fd(), c"", device.uid, device.gid, libc::AT_EMPTY_PATH),
         (false, exists) => Err(exists.unwrap_or(Error::new("verify device", libc::EEXIST))),
     }
+}
+
+fn bind_device(dir: BorrowedFd<'_>, name: &CStr, host: &CStr) -> Outcome {
+    let node = bind(host, false, false)?;
+    let to = empty_file(dir, name, 0o666)?;
+    kernel::move_mount(node.as_fd(), to.as_fd())
 }
 
 /// A link in the container's /dev. `name` is relative to it.

@@ -37,7 +37,8 @@ pub fn append(plan: &mut Plan, devices: &[LinuxDevice], bind: bool, kcore: bool)
             rdev: libc::makedev(major, minor),
             uid: 0,
             gid: 0,
-            bind_from: bind.then(|| c_string(path)).transpose()?,
+            host: c_string(path)?,
+            bind,
         };
         plan.steps.push(Step::Device(node));
     }
@@ -71,6 +72,7 @@ fn node(index: usize, device: &LinuxDevice, bind: bool) -> Result<Device, Error>
         rdev: libc::makedev(device.major() as u32, device.minor() as u32),
         uid: device.uid().unwrap_or(0),
         gid: device.gid().unwrap_or(0),
-        bind_from: bind.then(|| c_string(device.path().as_os_str().as_encoded_bytes())).transpose()?,
+        host: c_string(device.path().as_os_str().as_encoded_bytes())?,
+        bind,
     })
 }

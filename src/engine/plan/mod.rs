@@ -277,6 +277,8 @@ pub struct Device {
     pub rdev: u64,
     pub uid: u32,
     pub gid: u32,
+    /// Where the host has it.
+    pub host: CString,
     /// In a user namespace mknod is forbidden: bind the host's node.
-    pub bind_from: Option<CString>,
+    pub bind: bool,
 }

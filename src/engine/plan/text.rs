@@ -57,7 +57,7 @@ impl fmt::Display for Step {
             Self::Directory(target) => write!(f, "directory {target}"),
             Self::Device(d) => {
                 let (major, minor) = (libc::major(d.rdev), libc::minor(d.rdev));
-                let bound = if d.bind_from.is_some() { ", bound from the host" } else { "" };
+                let bound = if d.bind { ", bound from the host" } else { "" };
                 write!(f, "device {} (mode {:o}, {major}:{minor}, ", d.target, d.mode)?;
                 write!(f, "owner {}:{}{bound})", d.uid, d.gid)
             }
