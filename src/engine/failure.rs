@@ -35,10 +35,16 @@ pub fn failure(plan: &Plan, message: &Message) -> Error {
 fn remedy(step: &Step, errno: i32) -> String {
     let text = match (step, errno) {
         (Step::Mount(m), libc::ENOENT) if matches!(m.from, Source::Bind { .. }) => {
-            "the source does not exist on the host, or the target's parent in the container is a dangling link"
+            "the source does not exist on the host"
+        }
+        (Step::Mount(m), libc::EINVAL)
+            if m.target.is(c"proc") && !matches!(m.from, Source::Filesystem { .. }) =>
+        {
+            "nothing but procfs is mounted on /proc"
         }
         (Step::Mount(_), libc::ENOTDIR) => "are you trying to mount a directory onto a file (or vice-versa)?",
         (Step::Mount(_), libc::ELOOP) => "a symbolic link is in the way of the target",
+        (Step::Device(_), libc::ENOENT) => "no node can be made here, and the host has none to bind",
         (Step::Device(_), libc::EEXIST) => {
             "the image has something else there: take it out of the image, or the device out of linux.devices"
         }
