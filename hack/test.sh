@@ -31,7 +31,7 @@ counted() {
     grep -v -E '^(test .* \.\.\. ok|running [0-9]+ tests?|SKIP .*|)$' "$results/$name.log" || :
 }
 
-# attempt COMMAND...: ends with this script, also where it runs beside it.
+# attempt COMMAND...: ends with the shell that runs it, also where that is beside this script.
 attempt() {
     MYSHIM_TEST_SKIPS=$results/$name/skips setpriv --pdeathsig TERM timeout -k 10 "${TEST_TIMEOUT:-1200}" "$@" >"$results/$name.log" 2>&1
 }
@@ -97,7 +97,7 @@ done
 
 # guest NAME ARGUMENTS...: the integration tests in a guest. It has one processor, and on that everything takes several times as long.
 guest() {
-    GUEST_TIMEOUT=1800 TEST_TIMEOUT=1830 CONTAINERD_UNDER_TEST=1.7 counted "$1" hack/guest.sh run "$results/$1" "$integration" "${@:2}"
+    GUEST_TIMEOUT=${GUEST_TIMEOUT:-1800} TEST_TIMEOUT=${TEST_TIMEOUT:-1830} CONTAINERD_UNDER_TEST=1.7 counted "$1" hack/guest.sh run "$results/$1" "$integration" "${@:2}"
 }
 
 guest_plain() {
@@ -129,9 +129,10 @@ else
     (ensure_packages systemd dbus) || :
     # Side by side, each on a processor of this machine; shown one after the other.
     guest_systemd "$@" >"$results/guest-systemd.shown" &
-    trap 'kill $! 2>/dev/null || :' EXIT
+    systemd=$!
+    trap 'kill $systemd 2>/dev/null || :' EXIT
     guest_plain "$@"
-    wait
+    wait $systemd || echo "guest-systemd: failed" | tee "$results/guest-systemd.failed"
     trap - EXIT
     cat "$results/guest-systemd.shown"
 fi

@@ -3,7 +3,7 @@
 use super::cgroup::{Cgroup, limit_and_peak};
 use super::child::Message;
 use super::error::Error;
-use super::plan::{Plan, Source, Step};
+use super::plan::{Plan, Step};
 use crate::sys::kernel;
 
 /// A message that is not what was hoped for, in words.
@@ -22,7 +22,7 @@ pub fn failure(plan: &Plan, message: &Message) -> Error {
         Some(step) => {
             let detail = match kernel::since(call).filter(|_| *errno == libc::ENOSYS) {
                 Some(version) => format!("Linux {version} or newer is needed"),
-                None if note.is_empty() => remedy(step, *errno),
+                None if note.is_empty() => remedy(step, call, *errno),
                 None => note.clone(),
             };
             Error::Step { step: step.to_string(), call: call.clone(), errno: *errno, detail }
@@ -32,19 +32,19 @@ pub fn failure(plan: &Plan, message: &Message) -> Error {
 }
 
 /// What to do about a failure whose cause is known.
-fn remedy(step: &Step, errno: i32) -> String {
+fn remedy(step: &Step, call: &str, errno: i32) -> String {
     let text = match (step, errno) {
-        (Step::Mount(m), libc::ENOENT) if matches!(m.from, Source::Bind { .. }) => {
-            "the source does not exist on the host"
+        (Step::Mount(_), libc::ENOENT) if call == "open_tree" => "the source does not exist on the host",
+        (Step::Mount(_), libc::ENOENT | libc::EXDEV) => {
+            "the target's parent in the container is a link that leads nowhere"
         }
-        (Step::Mount(m), libc::EINVAL)
-            if m.target.is(c"proc") && !matches!(m.from, Source::Filesystem { .. }) =>
-        {
-            "nothing but procfs is mounted on /proc"
-        }
+        (Step::Mount(_), libc::EINVAL) if call == "verify procfs" => "nothing but procfs is mounted on /proc",
         (Step::Mount(_), libc::ENOTDIR) => "are you trying to mount a directory onto a file (or vice-versa)?",
         (Step::Mount(_), libc::ELOOP) => "a symbolic link is in the way of the target",
-        (Step::Device(_), libc::ENOENT) => "no node can be made here, and the host has none to bind",
+        (Step::Device(_), libc::EPERM | libc::EACCES) if call == "mknodat" => {
+            "without CAP_MKNOD, and without such a node on the host to bind, there can be none"
+        }
+        (Step::Device(_), libc::ENODEV) => "what the host has in its place is another device",
         (Step::Device(_), libc::EEXIST) => {
             "the image has something else there: take it out of the image, or the device out of linux.devices"
         }

@@ -68,7 +68,6 @@ fn null_device_of_the_host_is_out_of_reach() {
     shim.delete("").expect("Delete");
 }
 
-/// maskedPaths: "Set paths to be masked" (config-linux.md, "Masked Paths"): once each.
 /// A shim that is in a container itself may not make nodes; it has the host's, then.
 #[test]
 fn devices_are_bound_where_none_can_be_made() {
@@ -88,6 +87,7 @@ fn devices_are_bound_where_none_can_be_made() {
     assert_eq!(out.finish(), "3\n2\n");
 }
 
+/// maskedPaths: "Set paths to be masked" (config-linux.md, "Masked Paths"): once each.
 #[test]
 fn path_that_is_masked_twice_has_one_mask() {
     needs_containers!();

@@ -194,6 +194,56 @@ fn swapped_links_never_lead_a_create_outside_the_root() {
     );
 }
 
+/// Links whose text leads through a directory that is missing, and from there up and out: Create makes it, and the attacker
+/// takes it away again. To see it fail: in `engine/child/place.rs` say `const BENEATH: u64 = 0`.
+#[test]
+fn links_through_what_is_made_and_taken_away_lead_nowhere_outside() {
+    needs_containers!();
+    needs!(subject::ours(), "runc's words differ, and older ones make what they should not");
+    let seconds = std::env::var("RACE_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(2);
+    let host = Host::new();
+    let (root, outside) = (root(&host), outside(&host));
+    let up = "../".repeat(outside.components().count() + 2);
+    let to = format!("gone/../{up}{}", outside.strip_prefix("/").expect("absolute").display());
+    symlink(format!("{to}/vol/made"), root.join("deep")).expect("make a link");
+    let before = picture(&outside);
+    let (stop, taken) = (AtomicBool::default(), AtomicU64::default());
+    let (mut made, mut refused) = (0, 0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                if fs::remove_dir(root.join("gone")).is_ok() {
+                    taken.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        let until = Instant::now() + Duration::from_secs(seconds);
+        while Instant::now() < until {
+            let round = made + refused;
+            let mut bundle = bundle(&host, round, &root, &host.folder().join("mounts"));
+            for target in ["/deep", "/deep/below"] {
+                bundle.push("/mounts", json!({"destination": target, "type": "tmpfs", "source": "tmpfs"}));
+            }
+            let shim = host.start(bundle);
+            match shim.create_with(&Stdio3 { terminal: has_terminal(round), ..Default::default() }) {
+                Ok(_) => made += 1,
+                Err(_) => refused += 1,
+            }
+            drop(shim);
+            // For the next round all is missing again.
+            let _ = fs::remove_dir_all(root.join(outside.strip_prefix("/").expect("absolute")));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(picture(&outside), before, "something appeared outside");
+    assert_eq!(leak::mounts_below(&outside), Vec::<String>::new());
+    let taken = taken.into_inner();
+    assert!(taken > 0, "no attack was made");
+    println!(
+        "race: {seconds} s, {taken} directories taken away, {made} created, {refused} refused, nothing outside"
+    );
+}
+
 /// What comes after that hook, seen in a container that has been made: the sysctl is its own, what /proc has to mask and to
 /// keep from being written is masked and read-only, and the console is its terminal. The names are swapped still: a mount
 /// point may be found at its link's.

@@ -235,7 +235,7 @@ pub fn directory(room: &mut Room, target: &Target) -> Outcome {
 pub fn device(room: &mut Room, device: &Device) -> Outcome {
     let (dir, name) = parent(room.root()?, &device.target, IN_ROOT | libc::RESOLVE_NO_SYMLINKS)?;
     if device.bind {
-        return bind_device(dir.as_fd(), name, &device.host);
+        return bind_device(dir.as_fd(), name, device);
     }
     // The mode comes with the node: a chmod by name might follow what was put in its place meanwhile.
     let mask = fs::umask(0);
@@ -244,12 +244,13 @@ pub fn device(room: &mut Room, device: &Device) -> Outcome {
     let exists = match made {
         Err(e) if e.is(libc::EEXIST) => Some(e),
         // COMPAT: as under runc; the shim's own container, say, may not make any.
-        Err(e) if e.is(libc::EPERM) => return bind_device(dir.as_fd(), name, &device.host),
+        Err(e) if matches!(e.errno, libc::EPERM | libc::EACCES) => {
+            return bind_device(dir.as_fd(), name, device).map_err(|_| e);
+        }
         r => r.map(|()| None)?,
     };
     let node = fs::openat(dir.as_fd(), name, libc::O_PATH | libc::O_NOFOLLOW, 0)?;
-    let st = fs::fstat(node.as_fd())?;
-    match (st.st_mode & libc::S_IFMT == device.mode & libc::S_IFMT && st.st_rdev == device.rdev, exists) {
+    match (is_device(node.as_fd(), device)?, exists) {
         // An existing node is fine if it is the same device.
         (true, Some(_)) => Ok(()),
         (true, None) => fs::fchownat(node.as_fd(), c"", device.uid, device.gid, libc::AT_EMPTY_PATH),
@@ -257,10 +258,21 @@ pub fn device(room: &mut Room, device: &Device) -> Outcome {
     }
 }
 
-fn bind_device(dir: BorrowedFd<'_>, name: &CStr, host: &CStr) -> Outcome {
-    let node = bind(host, false, false)?;
+/// Binds the host's node, read-only as masks are (see `null_mask`).
+fn bind_device(dir: BorrowedFd<'_>, name: &CStr, device: &Device) -> Outcome {
+    let node = bind(&device.host, false, false)?;
+    if !is_device(node.as_fd(), device)? {
+        return Err(Error::new("verify device", libc::ENODEV));
+    }
+    let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+    kernel::mount_setattr(node.as_fd(), c"", AT_EMPTY_PATH, &attr)?;
     let to = empty_file(dir, name, 0o666)?;
     kernel::move_mount(node.as_fd(), to.as_fd())
+}
+
+fn is_device(node: BorrowedFd<'_>, device: &Device) -> Result<bool> {
+    let st = fs::fstat(node)?;
+    Ok(st.st_mode & libc::S_IFMT == device.mode & libc::S_IFMT && st.st_rdev == device.rdev)
 }
 
 /// A link in the container's /dev. `name` is relative to it.

@@ -10,31 +10,35 @@ use crate::engine::plan::{Links, Target};
 use crate::sys::{Error, Result, fs};
 
 pub const IN_ROOT: u64 = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+/// Of one component: it is below the directory that it is looked for in, and `..` is not. A link's text may have that, behind
+/// a directory that is made and taken away again.
+const BENEATH: u64 = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS;
 /// As many links as the kernel follows in one path (path_resolution(7)).
 const MOST_LINKS: u32 = 40;
 const PATH_MAX: usize = libc::PATH_MAX as usize;
 
 /// Opens the target, making what is missing of it; was it missing?
 pub fn place(root: BorrowedFd<'_>, target: &Target, is_dir: bool, links: Links) -> Result<(OwnedFd, bool)> {
-    let (flags, resolve) = match links {
-        Links::InRoot => (libc::O_PATH, IN_ROOT),
-        Links::NotLast => (libc::O_PATH | libc::O_NOFOLLOW, IN_ROOT),
-        Links::None => (libc::O_PATH | libc::O_NOFOLLOW, IN_ROOT | libc::RESOLVE_NO_SYMLINKS),
+    let (last, resolve) = match links {
+        Links::InRoot => (0, IN_ROOT),
+        Links::NotLast => (libc::O_NOFOLLOW, IN_ROOT),
+        Links::None => (libc::O_NOFOLLOW, IN_ROOT | libc::RESOLVE_NO_SYMLINKS),
     };
-    match fs::openat2(root, &target.path, flags, 0, resolve) {
-        Err(e) if e.is(libc::ENOENT) => Ok((make(root, target, is_dir, resolve)?, true)),
+    match fs::openat2(root, &target.path, libc::O_PATH | last, 0, resolve) {
+        Err(e) if e.is(libc::ENOENT) => {
+            Ok((make(Way::new(root, target, resolve)?, is_dir, links == Links::InRoot)?, true))
+        }
         r => Ok((r?, false)),
     }
 }
 
-fn make(root: BorrowedFd<'_>, target: &Target, is_dir: bool, resolve: u64) -> Result<OwnedFd> {
-    let mut way = Way::new(root, target, resolve)?;
+fn make(mut way: Way<'_>, is_dir: bool, follow_last: bool) -> Result<OwnedFd> {
     loop {
         way.walk_to_parent()?;
         let (at, last) = (way.at.as_fd(), way.rest());
         let made = if is_dir { directory(at, last) } else { empty_file(at, last, 0o644).and_then(no_link) };
         match made {
-            Err(e) => way.follow(e)?,
+            Err(e) if follow_last => way.follow(e)?,
             made => return made,
         }
     }
@@ -51,7 +55,7 @@ pub fn parent<'t>(root: BorrowedFd<'_>, target: &'t Target, resolve: u64) -> Res
 /// An empty file to mount on; one that is there is taken, a link is not followed.
 pub fn empty_file(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> Result<OwnedFd> {
     match fs::openat(dir, name, libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW, mode) {
-        Err(e) if e.is(libc::EEXIST) => fs::openat(dir, name, libc::O_PATH | libc::O_NOFOLLOW, 0),
+        Err(e) if e.is(libc::EEXIST) => fs::openat2(dir, name, libc::O_PATH | libc::O_NOFOLLOW, 0, BENEATH),
         r => r,
     }
 }
@@ -65,11 +69,10 @@ fn no_link(fd: OwnedFd) -> Result<OwnedFd> {
 
 fn directory(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
     match fs::mkdirat(dir, name, 0o755) {
-        // NOFOLLOW below refuses anything but a directory.
         Err(e) if e.is(libc::EEXIST) => {}
         r => r?,
     }
-    fs::openat(dir, name, libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW, 0)
+    fs::openat2(dir, name, libc::O_PATH | libc::O_DIRECTORY, 0, BENEATH | libc::RESOLVE_NO_SYMLINKS)
 }
 
 /// The way to a place of which something is missing. Its text is on the stack, because the child may not allocate.
@@ -168,6 +171,7 @@ fn without_slashes(text: &[u8]) -> &[u8] {
 mod tests {
     use super::*;
     use std::fs as std_fs;
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::symlink;
     use std::path::{Path, PathBuf};
 
@@ -204,6 +208,7 @@ mod tests {
             ("relative", "a/link", "../new", "/a/link/y", "new/y"),
             ("below", "a/b/link", "new", "/a/b/link/y/z", "a/b/new/y/z"),
             ("out", "link", "../../../../outside/x", "/link/y", "outside/x/y"),
+            ("there-and-back", "link", "new/../a/./c", "/link/y", "a/c/y"),
             ("through-another", "a/link", "../chain", "/a/link/y", "a/b/new/y"),
         ] {
             for is_dir in [true, false] {
@@ -228,9 +233,29 @@ mod tests {
         assert!(!root.0.join("root/new").exists());
     }
 
+    /// "new" is made, and then the way leads back to the root, and out.
+    #[test]
+    fn no_link_leads_above_the_root_through_what_is_made() {
+        for to in ["new/..", "new/../..", "new/../../outside/x", "new/."] {
+            for is_dir in [true, false] {
+                let root = Root::new("above", &[("link", to)]);
+                for path in ["/link", "/link/y"] {
+                    let Ok((fd, _)) = root.place(path, is_dir, Links::InRoot) else { continue };
+                    let at = std_fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
+                    assert!(at.starts_with(root.0.join("root")), "{to} {path}: {at:?}");
+                }
+                assert_eq!(std_fs::read_dir(root.0.join("outside")).unwrap().count(), 0, "{to}");
+                assert_eq!(std_fs::read_dir(&root.0).unwrap().count(), 2, "{to}");
+            }
+        }
+    }
+
     #[test]
     fn links_in_a_circle_end() {
         let root = Root::new("circle", &[("one", "two/x"), ("two", "one/x")]);
+        let target = Target::new(Path::new("/one/y")).unwrap();
+        let opened = std_fs::File::open(root.0.join("root")).unwrap();
+        assert!(parent(opened.as_fd(), &target, IN_ROOT).is_err());
         assert!(root.place("/one/y", true, Links::InRoot).is_err_and(|e| e.is(libc::ELOOP)));
     }
 
