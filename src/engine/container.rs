@@ -144,7 +144,8 @@ impl Container {
     pub fn poststart(&self) -> Result<(), Error> {
         let hooks = self.hooks.as_ref().and_then(|hooks| hooks.poststart().as_deref()).unwrap_or_default();
         // COMPAT: a failing poststart hook ends the container, as in runc.
-        hooks::run("poststart", hooks, &self.document("running"), Place::Host, self.hooks_end.as_ref())
+        let place = Place::Host(&self.bundle);
+        hooks::run("poststart", hooks, &self.document("running"), place, self.hooks_end.as_ref())
             .inspect_err(|_| drop(self.init.signal(libc::SIGKILL)))
     }
 
@@ -287,7 +288,7 @@ impl Container {
     pub fn delete(&self) -> Result<Vec<Error>, Error> {
         let state = self.state.lock().unwrap_or_else(|e| e.into_inner()).clone();
         clear(&state)?;
-        let failures = poststop(self.hooks.as_ref(), &self.document("stopped"), None);
+        let failures = poststop(self.hooks.as_ref(), &self.document("stopped"), &self.bundle, None);
         bury(&state, &self.bundle)?;
         Ok(failures)
     }
@@ -297,11 +298,11 @@ impl Container {
 pub fn poststop_of(spec: &Spec, id: &str, bundle: &Path, deadline: Option<Instant>) -> Vec<Error> {
     let annotations = spec.annotations().clone().unwrap_or_default();
     let document = Document { id, status: "stopped", pid: 0, bundle, annotations: &annotations };
-    poststop(spec.hooks().as_ref(), &document.json(), deadline)
+    poststop(spec.hooks().as_ref(), &document.json(), bundle, deadline)
 }
 
 /// poststop hooks all run, whatever the one before did (runtime-spec, "Lifecycle", step 13).
-fn poststop(hooks: Option<&Hooks>, document: &[u8], deadline: Option<Instant>) -> Vec<Error> {
+fn poststop(hooks: Option<&Hooks>, document: &[u8], bundle: &Path, deadline: Option<Instant>) -> Vec<Error> {
     let list = hooks.and_then(|h| h.poststop().as_deref()).unwrap_or_default();
-    hooks::run_all("poststop", list, document, deadline)
+    hooks::run_all("poststop", list, document, bundle, deadline)
 }

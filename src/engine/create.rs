@@ -276,7 +276,7 @@ fn run_hooks(request: &CreateRequest, born: &Born, for_exec: &ForExec) -> Result
             moment,
             list.as_deref().unwrap_or_default(),
             &state,
-            hooks::Place::Host,
+            hooks::Place::Host(&request.bundle),
             Some(&born.pidfd),
         )?;
     }
@@ -285,7 +285,7 @@ fn run_hooks(request: &CreateRequest, born: &Born, for_exec: &ForExec) -> Result
         "createContainer",
         hooks.create_container().as_deref().unwrap_or_default(),
         &state,
-        hooks::Place::Inside(&inside),
+        hooks::Place::Inside(&inside, &root_path(request)?),
         Some(&born.pidfd),
     )
 }

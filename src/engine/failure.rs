@@ -38,6 +38,9 @@ fn remedy(step: &Step, call: &str, errno: i32) -> String {
         (Step::Mount(_), libc::ENOENT | libc::EXDEV) => {
             "the target's parent in the container is a link that leads nowhere"
         }
+        (Step::Mount(m), libc::EPERM) if m.target.is(c"sys") && call == "fsopen" => {
+            "sysfs belongs to the network namespace: give the container one of its own, or bind the host's /sys"
+        }
         (Step::Mount(_), libc::EINVAL) if call == "verify procfs" => "nothing but procfs is mounted on /proc",
         (Step::Mount(_), libc::ENOTDIR) => "are you trying to mount a directory onto a file (or vice-versa)?",
         (Step::Mount(_), libc::ELOOP) => "a symbolic link is in the way of the target",

@@ -1,7 +1,7 @@
 //! Hooks (runtime-spec, "POSIX-platform Hooks"): run in order, each with the container's state on stdin and its own
 //! environment and nothing of the shim's, in the shim's namespaces or the container's.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::fd::OwnedFd;
@@ -20,13 +20,16 @@ use crate::sys::cred::Strings;
 /// Seconds for a hook without a timeout. The spec has no limit; a Create that never ends would have nobody to blame.
 const WITHIN: i64 = 600;
 
+/// What a hook has that names no environment, but for a startContainer hook.
+const PATH: &CStr = c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// Where hooks run.
 #[derive(Clone, Copy)]
 pub enum Place<'a> {
-    /// In the shim's namespaces.
-    Host,
-    /// In the container's namespaces, with a program of the host.
-    Inside(&'a Inside),
+    /// In the shim's namespaces, and in the bundle.
+    Host(&'a Path),
+    /// In the container's namespaces and in its root, with a program of the host.
+    Inside(&'a Inside, &'a Path),
     /// As the container's process, with a program of the image.
     Container(&'a Container),
 }
@@ -85,13 +88,19 @@ pub fn run(
     })
 }
 
-/// Runs `hooks` on the host, each whatever the one before did, until `deadline`: a hook has its share of what is left, so that
+/// Runs `hooks` on the host, in `bundle`, each whatever the one before did, until `deadline`: a hook has its share of what is left, so that
 /// one that hangs does not take the time of the next. Returns the failures.
-pub fn run_all(moment: &str, hooks: &[Hook], state: &[u8], deadline: Option<Instant>) -> Vec<Error> {
+pub fn run_all(
+    moment: &str,
+    hooks: &[Hook],
+    state: &[u8],
+    bundle: &Path,
+    deadline: Option<Instant>,
+) -> Vec<Error> {
     let run = |(index, hook): (usize, &Hook)| {
         let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let share = left.map(|left| left / (hooks.len() - index) as u32);
-        let ran = one(hook, state, Place::Host, None, share);
+        let ran = one(hook, state, Place::Host(bundle), None, share);
         ran.map_err(|e| Error::doing(name(moment, index, hook), e)).err()
     };
     hooks.iter().enumerate().filter_map(run).collect()
@@ -145,12 +154,14 @@ fn plan(hook: &Hook, state: &[u8], output: &File, place: Place<'_>) -> Result<Pl
         [] => vec![path.clone()],
         args => args.iter().map(super::plan::c_string).collect::<Result<_, _>>()?,
     };
-    let env: Vec<_> = hook.env().iter().flatten().map(super::plan::c_string).collect::<Result<_, _>>()?;
-    // COMPAT: as under runc. The others have nothing then: what runc's are given is its own, which is nobody's business.
-    let inherits = env.is_empty() && matches!(place, Place::Container(_));
+    let env: Option<Vec<_>> =
+        hook.env().as_ref().map(|env| env.iter().map(super::plan::c_string).collect()).transpose()?;
+    // COMPAT: as under runc. The others find programs then: what else runc's are given is its own, which is nobody's business.
+    let inherits = env.as_ref().is_none_or(Vec::is_empty) && matches!(place, Place::Container(_));
+    let env = env.unwrap_or_else(|| vec![PATH.to_owned()]);
     let mut plan = match place {
-        Place::Host => simple(hook, path, stdio, None),
-        Place::Inside(inside) => simple(hook, path, stdio, Some(inside)),
+        Place::Host(bundle) => simple(hook, path, stdio, None, bundle)?,
+        Place::Inside(inside, root) => simple(hook, path, stdio, Some(inside), root)?,
         Place::Container(container) => container.hook(hook, stdio)?,
     };
     // ORDER: behind the user's ids, with which the kernel forgets it, and before a seccomp filter, which may refuse it.
@@ -166,7 +177,13 @@ fn plan(hook: &Hook, state: &[u8], output: &File, place: Place<'_>) -> Result<Pl
 }
 
 /// With all that the shim may do; arguments and environment are still to come.
-fn simple(hook: &Hook, path: CString, stdio: [Option<Fd>; 3], inside: Option<&Inside>) -> Plan {
+fn simple(
+    hook: &Hook,
+    path: CString,
+    stdio: [Option<Fd>; 3],
+    inside: Option<&Inside>,
+    cwd: &Path,
+) -> Result<Plan, Error> {
     let mut plan = Plan::default();
     plan.steps.push(Step::Stdio(stdio));
     if let Some(inside) = inside {
@@ -175,6 +192,9 @@ fn simple(hook: &Hook, path: CString, stdio: [Option<Fd>; 3], inside: Option<&In
             plan.steps.push(Step::JoinProcess { kinds: inside.kinds, pidfd: inside.init.clone() });
         }
     }
+    // COMPAT: as under runc. A mapped root may not pass through every folder; it is in `/` then.
+    let cwd = super::plan::c_string(cwd.as_os_str().as_encoded_bytes())?;
+    plan.steps.push(Step::Cwd { path: cwd, early: true });
     let name = hook.path().display().to_string();
     let program = Arc::new(Program { name, candidates: vec![path], explicit: true });
     let nothing = || Strings::new(Vec::new());
@@ -183,5 +203,5 @@ fn simple(hook: &Hook, path: CString, stdio: [Option<Fd>; 3], inside: Option<&In
         Step::CloseDescriptors,
         Step::Execve { program, argv: nothing(), envp: nothing() },
     ]);
-    plan
+    Ok(plan)
 }

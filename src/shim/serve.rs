@@ -76,7 +76,7 @@ fn prepare() -> std::io::Result<OwnedFd> {
     sys::cred::set_child_subreaper()?;
     sys::process::heed_signals();
     sys::memory::one_arena();
-    Ok(sys::process::signalfd(&[libc::SIGTERM, libc::SIGINT, libc::SIGCHLD])?)
+    Ok(sys::process::signalfd(&[libc::SIGTERM, libc::SIGINT, libc::SIGCHLD, libc::SIGUSR1])?)
 }
 
 async fn serve(args: ServeArgs, signals: OwnedFd) -> std::io::Result<()> {
@@ -97,6 +97,8 @@ async fn serve(args: ServeArgs, signals: OwnedFd) -> std::io::Result<()> {
                 while let Some(signal) = sys::process::signalfd_read(signals.get_ref().as_fd())? {
                     match signal {
                         libc::SIGCHLD => reaper::later(&tasks),
+                        // COMPAT: a Go shim tells its state, and lives.
+                        libc::SIGUSR1 => tasks.tell(),
                         _ => stop::begin(&tasks, &done),
                     }
                 }

@@ -1,4 +1,7 @@
 //! cgroup v1 counters as `io.containerd.cgroups.v1.Metrics`. Nothing is computed here: field by field.
+//!
+//! COMPAT: what is not counted is an empty message and not a missing one: containerd's metrics, before 2.0, and nerdctl look into
+//! these without asking, and die.
 
 use super::proto::cgroups_v1 as wire;
 use super::stats::message;
@@ -8,10 +11,11 @@ pub fn metrics(stats: Stats) -> wire::Metrics {
     let mut metrics = wire::Metrics::new();
     metrics.hugetlb =
         stats.hugetlb.iter().map(|h| message!(h => HugetlbStat { usage, max, failcnt, pagesize })).collect();
-    metrics.pids = stats.pids.map(|p| message!(p => PidsStat { current, limit })).into();
-    metrics.cpu = stats.cpu.map(cpu).into();
-    metrics.memory = stats.memory.map(memory).into();
-    metrics.blkio = stats.blkio.map(blkio).into();
+    let pids = stats.pids.unwrap_or_default();
+    metrics.pids = Some(message!(pids => PidsStat { current, limit })).into();
+    metrics.cpu = Some(cpu(stats.cpu.unwrap_or_default())).into();
+    metrics.memory = Some(memory(stats.memory.unwrap_or_default())).into();
+    metrics.blkio = Some(blkio(stats.blkio.unwrap_or_default())).into();
     metrics.rdma = stats.rdma.map(rdma).into();
     let oom = stats.memory_oom_control;
     metrics.memory_oom_control =
@@ -35,8 +39,10 @@ fn memory(memory: Memory) -> wire::MemoryStat {
     total(&mut message, &memory.total);
     message.hierarchical_memory_limit = memory.hierarchical_memory_limit;
     message.hierarchical_swap_limit = memory.hierarchical_swap_limit;
-    let entry =
-        |e: Option<MemoryEntry>| e.map(|e| message!(e => MemoryEntry { limit, usage, max, failcnt })).into();
+    let entry = |e: Option<MemoryEntry>| {
+        let e = e.unwrap_or_default();
+        Some(message!(e => MemoryEntry { limit, usage, max, failcnt })).into()
+    };
     message.usage = entry(memory.usage);
     message.swap = entry(memory.swap);
     message.kernel = entry(memory.kernel);
@@ -86,4 +92,18 @@ fn rdma(rdma: Rdma) -> wire::RdmaStat {
     message.current = entries(rdma.current);
     message.limit = entries(rdma.limit);
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_counted_is_an_empty_message() {
+        let told = metrics(Stats::default());
+        let memory = told.memory.as_ref().expect("memory");
+        let entries = [&memory.usage, &memory.swap, &memory.kernel, &memory.kernel_tcp];
+        assert!(entries.iter().all(|entry| entry.is_some()));
+        assert!(told.pids.is_some() && told.cpu.is_some() && told.blkio.is_some());
+    }
 }

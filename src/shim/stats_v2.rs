@@ -1,4 +1,7 @@
 //! cgroup v2 counters as `io.containerd.cgroups.v2.Metrics`. Nothing is computed here: field by field.
+//!
+//! COMPAT: what is not counted (a controller that is not delegated, a scope that is gone) is an empty message, as under Go's shim:
+//! nerdctl looks into these without asking.
 
 use super::proto::cgroups_v2 as wire;
 use super::stats::message;
@@ -11,10 +14,11 @@ pub fn metrics(stats: Stats) -> wire::Metrics {
         .iter()
         .map(|h| message!(h => HugeTlbStat { current, max, pagesize, failcnt }))
         .collect();
-    metrics.pids = stats.pids.map(|p| message!(p => PidsStat { current, limit })).into();
-    metrics.cpu = stats.cpu.map(cpu).into();
-    metrics.memory = stats.memory.map(memory).into();
-    metrics.io = stats.io.map(io).into();
+    let pids = stats.pids.unwrap_or_default();
+    metrics.pids = Some(message!(pids => PidsStat { current, limit })).into();
+    metrics.cpu = Some(cpu(stats.cpu.unwrap_or_default())).into();
+    metrics.memory = Some(memory(stats.memory.unwrap_or_default())).into();
+    metrics.io = Some(io(stats.io.unwrap_or_default())).into();
     metrics.rdma = stats.rdma.map(rdma).into();
     let events = stats.memory_events;
     metrics.memory_events =
@@ -63,4 +67,15 @@ fn rdma(rdma: Rdma) -> wire::RdmaStat {
     message.current = entries(rdma.current);
     message.limit = entries(rdma.limit);
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_counted_is_an_empty_message() {
+        let told = metrics(Stats::default());
+        assert!(told.pids.is_some() && told.cpu.is_some() && told.memory.is_some() && told.io.is_some());
+    }
 }

@@ -26,6 +26,10 @@ use crate::engine::{self, ExecRequest};
 use crate::stdio;
 use crate::sys::fault::fault;
 
+/// Delete of an exec waits this long for a client that has not read its output yet.
+const SLOW_READER: Duration = Duration::from_secs(8);
+/// What asks a process to end.
+const TERMINATES: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
 /// A stranger that holds a dead process's streams is waited for this long at Delete.
 const CLOSE_GRACE: Duration = Duration::from_millis(250);
 
@@ -86,6 +90,20 @@ impl Tasks {
 
     pub fn all(&self) -> Vec<Arc<Task>> {
         self.map().values().cloned().collect()
+    }
+
+    /// Tells the log what there is.
+    pub fn tell(&self) {
+        let tasks = self.all();
+        log::info!(
+            "{} containers, {} calls",
+            tasks.len(),
+            if self.inflight.is_idle() { "no" } else { "some" }
+        );
+        for task in tasks {
+            let (init, execs) = (&task.init, task.exec_processes().len());
+            log::info!("container {}: {:?}, pid {}, {execs} execs", task.id, init.status(), init.pid());
+        }
     }
 
     /// A Create has come: the shim is wanted.
@@ -299,6 +317,10 @@ impl Tasks {
         if kernel.peek().is_some() {
             return Err(error::not_found("process already finished"));
         }
+        // COMPAT: as under runc. A process that waits for its Start handles nothing, and PID 1 of a pid namespace does not even
+        // see what would end others (pid_namespaces(7)).
+        let waits = process.is_init() && process.status() == Status::Created;
+        let signal = if waits && TERMINATES.contains(&signal) { libc::SIGKILL } else { signal };
         fault!("Kill: before the signal")?;
         kernel.signal(signal).map_err(refuse)?;
         let _ = fault!("Kill: after the signal");
@@ -379,6 +401,10 @@ impl Tasks {
                 "process {} is running: kill it first",
                 process.exec_id
             )));
+        }
+        // COMPAT: as under the Go shim of containerd 2.2; `nerdctl exec` reads on only while it waits for this answer.
+        if let Some(io) = process.io().filter(|io| io.is_stuck()) {
+            io.drained(SLOW_READER).await;
         }
         close(&process, CLOSE_GRACE).await;
         task.remove_exec(&process.exec_id);

@@ -232,6 +232,11 @@ impl Io {
         }
     }
 
+    /// After `drained`: is there something that nobody took?
+    pub fn is_stuck(&self) -> bool {
+        self.lock().exit == Some(Exit::Stuck)
+    }
+
     /// Delete: waits up to `grace` for streams that others still write to, then closes all and ends the loggers.
     pub async fn close(&self, grace: Duration) {
         let State { outputs, stdin, stdin_writer, loggers, tty, exit } = std::mem::take(&mut *self.lock());

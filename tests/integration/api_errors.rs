@@ -98,6 +98,23 @@ fn kill_of_a_stopped_process_is_not_found() {
     );
 }
 
+/// Whoever waits for Start handles no signal, and PID 1 of a pid namespace is spared those that nobody handles
+/// (pid_namespaces(7)): it ends all the same.
+#[test]
+fn sigterm_ends_a_container_that_was_never_started() {
+    needs_containers!();
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let host = Host::new();
+        let shim = host.start(host.bundle("a", "true"));
+        shim.create().expect("Create");
+        shim.kill("", signal).expect("Kill");
+        let status = shim.wait("").expect("Wait");
+        assert!(!ours() || status == 137, "{status}");
+        shim.delete("").expect("Delete");
+        shim.assert_nothing_left();
+    }
+}
+
 /// "Attempting to delete a container that is not stopped MUST have no effect on the container and MUST generate an
 /// error." (runtime.md, "Delete")
 #[test]

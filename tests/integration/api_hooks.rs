@@ -115,9 +115,9 @@ fn hooks_have_the_environment_and_arguments_of_the_spec() {
 
 /// "env (array of strings, OPTIONAL) with the same semantics as IEEE Std 1003.1-2008's environ." (config.md,
 /// "POSIX-platform Hooks") The spec does not say what a hook without it has. As under runc, a startContainer hook has
-/// the environment of the container's process; the others have nothing, and nothing of the shim's in particular.
+/// the environment of the container's process; the others find programs, and have nothing of the shim's.
 #[test]
-fn hook_without_an_environment_has_the_processes_in_the_container_and_none_outside() {
+fn hook_without_an_environment_has_the_processes_in_the_container_and_a_path_outside() {
     needs_containers!();
     let host = Host::new();
     let log = host.folder().join("log");
@@ -148,9 +148,29 @@ fn hook_without_an_environment_has_the_processes_in_the_container_and_none_outsi
     assert_eq!(told("startContainer"), ["COLOUR=blue", "HOME=/root", "PATH=/bin"]);
     if ours() {
         for moment in ["createRuntime", "createContainer", "poststart"] {
-            assert_eq!(told(moment), Vec::<String>::new(), "{moment}");
+            let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+            assert_eq!(told(moment), [path], "{moment}");
         }
     }
+}
+
+/// Of the working directory the spec says nothing. As under runc, hooks of the runtime's namespaces are in the bundle, those
+/// of the container's in its root.
+#[test]
+fn hooks_are_in_the_bundle_or_in_the_root() {
+    needs_containers!();
+    let host = Host::new();
+    let log = host.folder().join("log");
+    let mut bundle = host.bundle("a", "sleep 1000");
+    for moment in ["createRuntime", "createContainer", "poststart", "poststop"] {
+        bundle.set(&format!("/hooks/{moment}"), hook(&format!("pwd >>{}", log.display()), None));
+    }
+    let (folder, rootfs) = (bundle.folder.display().to_string(), bundle.rootfs().display().to_string());
+    let shim = host.start(bundle);
+    shim.run();
+    end(&shim);
+    let text = fs::read_to_string(&log).expect("the log");
+    assert_eq!(text.lines().collect::<Vec<_>>(), [&folder, &rootfs, &folder, &folder]);
 }
 
 /// timeout: "is the number of seconds before aborting the hook." (config.md, "POSIX-platform Hooks") Of every moment.

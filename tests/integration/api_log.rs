@@ -5,7 +5,7 @@ use crate::needs_containers;
 use crate::support::bundle::Bundle;
 use crate::support::fifo::{Sink, make};
 use crate::support::older_kernel::without;
-use crate::support::shim::Host;
+use crate::support::shim::{Host, signal};
 use crate::support::subject::ours;
 use containerd_shim_protos::api::Status;
 use myshim::sys::fs::is_readonly;
@@ -43,6 +43,20 @@ fn every_call_is_a_line_with_its_duration_at_debug() {
     let text = log.so_far();
     let line = text.lines().find(|line| line.contains("Create a: done in")).expect("the line");
     assert!(line.contains("level=debug") && line.contains("time="), "{line}");
+}
+
+/// As a Go shim dumps its stacks then.
+#[test]
+fn sigusr1_tells_what_there_is_and_ends_nothing() {
+    needs_containers!();
+    needs!(ours(), "runc's shim has lines of its own");
+    let host = Host::new();
+    let (bundle, log) = logged(&host, "sleep 1000");
+    let shim = host.start(bundle);
+    let pid = shim.run();
+    signal(shim.pid, libc::SIGUSR1);
+    log.wait_for(&format!("container a: Running, pid {pid}, 0 execs"));
+    assert_eq!(shim.status(""), Status::RUNNING);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::needs;
 use crate::needs_containers;
 use crate::support::bundle::Bundle;
-use crate::support::run::{exec_output, output};
+use crate::support::run::{exec_output, output, refusal};
 use crate::support::shim::{Host, Shim};
 use crate::support::subject::{self, peer_lacks};
 use crate::support::{SOON, eventually};
@@ -49,6 +49,22 @@ fn new_ones(wanted: &[&str]) -> Vec<&'static str> {
         own.is_ok_and(|own| !seen.iter().any(|link| Path::new(link) == own))
     };
     KINDS.iter().filter(|(_, file)| differs(file)).map(|(kind, _)| *kind).collect()
+}
+
+/// "If the runtime cannot apply a property as specified in the configuration, it MUST generate an error" (runtime.md,
+/// "Create"): whoever is in a user namespace may mount a sysfs only of a network namespace that belongs to it.
+#[test]
+fn sysfs_without_rights_over_the_network_is_refused_with_the_remedy() {
+    needs_containers!();
+    let message = refusal(|bundle, _| {
+        bundle.set("/linux/namespaces", json!([{"type": "pid"}, {"type": "mount"}, {"type": "user"}]));
+        bundle.set("/hostname", json!(""));
+        bundle.config["mounts"].as_array_mut().expect("mounts").retain(|m| m["type"] != "mqueue");
+        let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+        bundle.set("/linux/uidMappings", map.clone());
+        bundle.set("/linux/gidMappings", map);
+    });
+    assert!(!subject::ours() || message.contains("give the container one of its own"), "{message}");
 }
 
 /// "If path is not specified, the runtime MUST create a new container namespace of type type." "If a namespace type is

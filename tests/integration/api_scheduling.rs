@@ -150,6 +150,27 @@ fn exec_has_its_own_scheduling_or_inits() {
     assert!(own.starts_with("9 0\nidle"), "{own}");
 }
 
+/// The same where an exec is born only after its set-up, which a clone must not make it lose (SCHED_FLAG_RESET_ON_FORK,
+/// sched(7)).
+#[test]
+fn exec_among_tracers_has_its_scheduling() {
+    needs_containers!();
+    needs!(!peer_lacks(1, 2), "this runc is older than `scheduler`");
+    let host = Host::new();
+    let mut bundle = host.bundle("a", "exec sleep 1000");
+    for set in ["bounding", "effective", "permitted"] {
+        bundle.push(&format!("/process/capabilities/{set}"), json!("CAP_SYS_PTRACE"));
+    }
+    let shim = host.start(bundle);
+    shim.run();
+    for flags in [json!([]), json!(["SCHED_FLAG_RESET_ON_FORK"])] {
+        let text = exec_output(&shim, "cut -d' ' -f19 /proc/$$/stat", |process| {
+            process["scheduler"] = json!({"policy": "SCHED_OTHER", "nice": -5, "flags": flags});
+        });
+        assert_eq!(text, "-5\n", "{flags}");
+    }
+}
+
 /// "class: specifies the I/O scheduling class. Possible values are IOPRIO_CLASS_RT, IOPRIO_CLASS_BE, and
 /// IOPRIO_CLASS_IDLE." "The value should be an integer ranging from 0 (highest) to 7 (lowest)." (config.md, "Linux
 /// Process")

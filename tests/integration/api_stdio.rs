@@ -1,7 +1,8 @@
 //! Standard streams: fifos, files, loggers and terminals.
 
+use crate::needs;
 use crate::needs_containers;
-use crate::support::fifo::{Sink, Source};
+use crate::support::fifo::{Sink, Source, make};
 use crate::support::run::exec_output;
 use crate::support::shim::{Host, Stdio3};
 use crate::support::subject::ours;
@@ -9,8 +10,11 @@ use crate::support::{SOON, eventually, leak};
 use containerd_shim_protos::api;
 use serde_json::json;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 fn sinks(host: &Host) -> (Sink, Sink) {
     (Sink::new(host.folder().join("out")), Sink::new(host.folder().join("err")))
@@ -102,6 +106,36 @@ fn exec_has_streams_of_its_own() {
     shim.wait("x").expect("Wait");
     shim.delete("x").expect("Delete");
     assert_eq!((out.finish().as_str(), err.finish().as_str()), ("one\n", "two\n"));
+}
+
+/// A client that reads slowly, and asks for Delete as soon as it hears of the exit (`nerdctl exec … | less`). What was written
+/// fills the fifo and a part of the pipe before it.
+#[test]
+fn output_of_an_exec_waits_at_delete_for_a_reader_that_takes_its_time() {
+    needs_containers!();
+    needs!(ours(), "Go's shim waits for two seconds in all, before containerd 2.2");
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    shim.run();
+    let fifo = host.folder().join("slow");
+    make(&fifo);
+    let reader = {
+        let fifo = fifo.clone();
+        thread::spawn(move || {
+            let mut fifo = fs::File::open(fifo).expect("open the fifo");
+            thread::sleep(Duration::from_secs(4));
+            let mut text = Vec::new();
+            fifo.read_to_end(&mut text).expect("read the fifo");
+            text.len()
+        })
+    };
+    let process = shim.bundle.process(&["sh", "-c", "head -c 1500000 /dev/zero"]);
+    shim.exec_process("x", &process, &Stdio3 { stdout: fifo.display().to_string(), ..Default::default() })
+        .expect("Exec");
+    shim.start("x").expect("Start");
+    assert_eq!(shim.wait("x").expect("Wait"), 0);
+    shim.delete("x").expect("Delete");
+    assert_eq!(reader.join().expect("the reader"), 1_500_000);
 }
 
 #[test]

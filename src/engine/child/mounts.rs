@@ -60,12 +60,17 @@ fn host_null() -> Result<OwnedFd> {
     Ok(null)
 }
 
-/// What masks files. Devices are written to on a read-only mount as on any other, but nobody who is root without a user
-/// namespace changes the mode or the owner of the host's node through it.
+/// Attributes of a node that is the host's. Devices are written to on a read-only mount as on any other, but nobody who is root
+/// without a user namespace changes its mode or its owner through it.
+fn of_the_host(node: BorrowedFd<'_>) -> Outcome {
+    let set = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
+    kernel::mount_setattr(node, c"", AT_EMPTY_PATH, &MountAttr { set, ..MountAttr::default() })
+}
+
+/// What masks files.
 fn null_mask() -> Result<OwnedFd> {
     let null = copy_of(host_null()?.as_fd(), 0)?;
-    let set = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
-    kernel::mount_setattr(null.as_fd(), c"", AT_EMPTY_PATH, &MountAttr { set, ..MountAttr::default() })?;
+    of_the_host(null.as_fd())?;
     Ok(null)
 }
 
@@ -258,14 +263,13 @@ pub fn device(room: &mut Room, device: &Device) -> Outcome {
     }
 }
 
-/// Binds the host's node, read-only as masks are (see `null_mask`).
+/// Binds the host's node.
 fn bind_device(dir: BorrowedFd<'_>, name: &CStr, device: &Device) -> Outcome {
     let node = bind(&device.host, false, false)?;
     if !is_device(node.as_fd(), device)? {
         return Err(Error::new("verify device", libc::ENODEV));
     }
-    let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
-    kernel::mount_setattr(node.as_fd(), c"", AT_EMPTY_PATH, &attr)?;
+    of_the_host(node.as_fd())?;
     let to = empty_file(dir, name, 0o666)?;
     kernel::move_mount(node.as_fd(), to.as_fd())
 }

@@ -105,7 +105,7 @@ pub fn append(plan: &mut Plan, process: &Process, given: &Given) -> Result<(), E
     let wanted = Wanted::new(process.capabilities().as_ref());
     let env = environment(process, &given.home);
     let program = Arc::new(Program::new(process, &env)?);
-    limits(plan, process)?;
+    limits(plan, process, given.late_birth)?;
     plan.steps.extend(given.personality.map(Step::Personality));
     plan.steps.extend(given.memory_policy.as_ref().map(memory_policy));
     labels(plan, process, given)?;
@@ -132,6 +132,8 @@ pub fn append(plan: &mut Plan, process: &Process, given: &Given) -> Result<(), E
     steps.push(Step::CloseDescriptors);
     if given.late_birth {
         steps.push(Step::Birth);
+        // ORDER: now for itself, with what it did not inherit.
+        steps.extend(process.scheduler().as_ref().map(|scheduler| Step::Scheduler(sched_attr(scheduler))));
     }
     // ORDER: behind the birth: a session and its terminal are not inherited by a sibling.
     steps.push(Step::Setsid);
@@ -189,12 +191,20 @@ fn environment(process: &Process, home: &str) -> Vec<String> {
     env
 }
 
-fn limits(plan: &mut Plan, process: &Process) -> Result<(), Error> {
+/// `is_parent`: the process that is set up clones the container's, which inherits all of this.
+fn limits(plan: &mut Plan, process: &Process, is_parent: bool) -> Result<(), Error> {
     for limit in process.rlimits().iter().flatten() {
         plan.steps.push(rlimit(limit));
     }
     if let Some(scheduler) = process.scheduler() {
-        plan.steps.push(Step::Scheduler(sched_attr(scheduler)));
+        let mut attr = sched_attr(scheduler);
+        if is_parent {
+            attr.flags &= !RESET_ON_FORK;
+        }
+        // KERNEL: nobody with a deadline may clone (sched(7)).
+        if !(is_parent && attr.policy == libc::SCHED_DEADLINE as u32) {
+            plan.steps.push(Step::Scheduler(attr));
+        }
     }
     if let Some(priority) = process.io_priority() {
         plan.steps.push(Step::IoPriority(io_priority(priority)));
@@ -227,6 +237,9 @@ fn rlimit(limit: &PosixRlimit) -> Step {
     Step::Rlimit { name, resource, soft: limit.soft(), hard: limit.hard() }
 }
 
+/// `SCHED_FLAG_RESET_ON_FORK` (sched_setattr(2)).
+const RESET_ON_FORK: u64 = 0x01;
+
 fn sched_attr(scheduler: &Scheduler) -> SchedAttr {
     use LinuxSchedulerPolicy as P;
     let policy = match scheduler.policy() {
@@ -240,7 +253,7 @@ fn sched_attr(scheduler: &Scheduler) -> SchedAttr {
     };
     use oci_spec::runtime::LinuxSchedulerFlag as F;
     let flag = |f: &F| match f {
-        F::SchedResetOnFork => 0x01,
+        F::SchedResetOnFork => RESET_ON_FORK,
         F::SchedFlagReclaim => 0x02,
         F::SchedFlagDLOverrun => 0x04,
         F::SchedFlagKeepPolicy => 0x08,
