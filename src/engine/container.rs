@@ -72,6 +72,11 @@ impl Process {
         (!at_execve || self.peek().is_some()) && !executed(self.pid)
     }
 
+    /// Does it run its program, or has it?
+    pub fn has_executed(&self) -> bool {
+        executed(self.pid)
+    }
+
     /// Reaps it if it has ended.
     pub fn reap(&self) -> Option<process::Exit> {
         process::waitid(self.pidfd.as_fd(), libc::WEXITED | libc::WNOHANG).ok().flatten()

@@ -3,7 +3,7 @@
 use super::cgroup::{Cgroup, limit_and_peak};
 use super::child::Message;
 use super::error::Error;
-use super::plan::{Plan, Step};
+use super::plan::{Plan, Source, Step};
 use crate::sys::kernel;
 
 /// A message that is not what was hoped for, in words.
@@ -35,7 +35,9 @@ pub fn failure(plan: &Plan, message: &Message) -> Error {
 fn remedy(step: &Step, call: &str, errno: i32) -> String {
     let text = match (step, errno) {
         (Step::Mount(_), libc::ENOENT) if call == "open_tree" => "the source does not exist on the host",
-        (Step::Mount(_), libc::ENOENT | libc::EXDEV) => {
+        (Step::Mount(m), libc::ENOENT | libc::EXDEV)
+            if call == "openat2" && !matches!(m.from, Source::Remount { .. }) =>
+        {
             "the target's parent in the container is a link that leads nowhere"
         }
         (Step::Mount(m), libc::EPERM) if m.target.is(c"sys") && call == "fsopen" => {

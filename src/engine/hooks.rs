@@ -192,9 +192,11 @@ fn simple(
             plan.steps.push(Step::JoinProcess { kinds: inside.kinds, pidfd: inside.init.clone() });
         }
     }
-    // COMPAT: as under runc. A mapped root may not pass through every folder; it is in `/` then.
-    let cwd = super::plan::c_string(cwd.as_os_str().as_encoded_bytes())?;
-    plan.steps.push(Step::Cwd { path: cwd, early: true });
+    // COMPAT: as under runc. Otherwise in `/`: a mapped root may not pass through every folder, and poststop hooks outlive a bundle.
+    if inside.is_some() || cwd.exists() {
+        let path = super::plan::c_string(cwd.as_os_str().as_encoded_bytes())?;
+        plan.steps.push(Step::Cwd { path, early: true });
+    }
     let name = hook.path().display().to_string();
     let program = Arc::new(Program { name, candidates: vec![path], explicit: true });
     let nothing = || Strings::new(Vec::new());

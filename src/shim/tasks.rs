@@ -281,6 +281,7 @@ impl Tasks {
         signal: i32,
         all: bool,
     ) -> ttrpc::Result<()> {
+        let signal = effective(process, signal);
         let sent = self.send(task, process, signal, all).await;
         if signal == libc::SIGKILL && process.is_init() {
             // ORDER: behind the signal: a hook that ends first fails Start, and Start's own SIGKILL would be quicker.
@@ -317,10 +318,6 @@ impl Tasks {
         if kernel.peek().is_some() {
             return Err(error::not_found("process already finished"));
         }
-        // COMPAT: as under runc. A process that waits for its Start handles nothing, and PID 1 of a pid namespace does not even
-        // see what would end others (pid_namespaces(7)).
-        let waits = process.is_init() && process.status() == Status::Created;
-        let signal = if waits && TERMINATES.contains(&signal) { libc::SIGKILL } else { signal };
         fault!("Kill: before the signal")?;
         kernel.signal(signal).map_err(refuse)?;
         let _ = fault!("Kill: after the signal");
@@ -364,6 +361,7 @@ impl Tasks {
         if task.init.status() == Status::Created
             && let Some(kernel) = task.init.kernel()
         {
+            task.set_doomed();
             // Gone already is as good as killed.
             let _ = kernel.signal(libc::SIGKILL);
         }
@@ -393,6 +391,11 @@ impl Tasks {
 
     /// Delete of an exec'd process. One never started answers status 0.
     pub async fn delete_exec(self, task: Arc<Task>, process: Arc<Process>) -> Outcome {
+        // COMPAT: as under the Go shim of containerd 2.2; `nerdctl exec` reads on only while it waits for this answer.
+        let ended = matches!(process.status(), Status::Stopped(_));
+        if let Some(io) = process.io().filter(|io| ended && io.is_stuck()) {
+            io.drained(SLOW_READER).await;
+        }
         let Ok(_order) = timeout(STARTING, process.order.lock()).await else {
             return Err(error::failed_precondition(format!("process {} is being started", process.exec_id)));
         };
@@ -402,10 +405,6 @@ impl Tasks {
                 process.exec_id
             )));
         }
-        // COMPAT: as under the Go shim of containerd 2.2; `nerdctl exec` reads on only while it waits for this answer.
-        if let Some(io) = process.io().filter(|io| io.is_stuck()) {
-            io.drained(SLOW_READER).await;
-        }
         close(&process, CLOSE_GRACE).await;
         task.remove_exec(&process.exec_id);
         process.set_removed();
@@ -414,6 +413,15 @@ impl Tasks {
         let _ = fault!("Delete: exec gone");
         Ok(Reply::Deleted { pid: process.pid(), exit: process.exit() })
     }
+}
+
+/// COMPAT: as under runc. An init that waits for its Start handles nothing, and as PID 1 of a pid namespace it does not even see
+/// what would end others (pid_namespaces(7)).
+fn effective(process: &Process, signal: i32) -> i32 {
+    let waits = process.is_init()
+        && process.status() == Status::Created
+        && process.kernel().is_some_and(|kernel| !kernel.has_executed());
+    if waits && TERMINATES.contains(&signal) { libc::SIGKILL } else { signal }
 }
 
 /// Takes over a process that runs already.
