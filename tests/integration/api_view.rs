@@ -5,9 +5,8 @@ use crate::needs;
 use crate::needs_containers;
 use crate::support::bundle::Bundle;
 use crate::support::fifo::Sink;
-use crate::support::run::refusal;
 use crate::support::shim::{Host, Stdio3};
-use crate::support::subject::{Subject, cgroup_v2, ours};
+use crate::support::subject::{Subject, ours};
 use serde_json::json;
 
 /// Output of the bundle's init under one shim or the other.
@@ -128,18 +127,6 @@ fn cgroups_are_the_same() {
     for namespace in [true, false] {
         assert_same_view(&|bundle| set(bundle, namespace), script);
     }
-}
-
-/// "If the runtime cannot apply a property as specified in the configuration, it MUST generate an error" (runtime.md, "Create")
-#[test]
-fn option_that_cgroup2_does_not_know_is_refused() {
-    needs_containers!();
-    needs!(cgroup_v2(), "on cgroup v1 what is mounted is a tmpfs with binds");
-    let message = refusal(|bundle, _| {
-        bundle.push("/linux/namespaces", json!({"type": "cgroup"}));
-        bundle.push("/mounts", json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro", "nonsense"]}));
-    });
-    assert!(!ours() || message.contains("nonsense"), "{message}");
 }
 
 /// "options: Mount options of the filesystem to be used." (config.md, "Mounts")

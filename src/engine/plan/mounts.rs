@@ -218,11 +218,6 @@ impl One<'_> {
         Ok(options)
     }
 
-    fn unified(&self) -> Result<Source, Error> {
-        let options = self.options.data.iter().map(|word| key_value(word)).collect::<Result<_, _>>()?;
-        Ok(Source::Filesystem { kind: c"cgroup2".into(), source: c"cgroup".into(), options })
-    }
-
     /// The cgroup mount: the unified cgroup itself, or on v1 a tmpfs with one directory a hierarchy.
     fn cgroup(&self, steps: &mut Vec<Step>) -> Result<(), Error> {
         let bind = |view: &CgroupView, target: Target| -> Result<Step, Error> {
@@ -238,7 +233,7 @@ impl One<'_> {
             steps.push(match view.path.as_os_str().is_empty() {
                 // KERNEL: not without need: mounted in the host's cgroup namespace, it would reset options of the
                 // host's own (nsdelegate).
-                true => self.step(self.unified()?).map(|mount| Step::Mount(Box::new(mount)))?,
+                true => self.step(unified()).map(|mount| Step::Mount(Box::new(mount)))?,
                 false => bind(view, self.target()?)?,
             });
             return Ok(());
@@ -266,6 +261,10 @@ impl One<'_> {
         }
         Ok(())
     }
+}
+
+fn unified() -> Source {
+    Source::Filesystem { kind: c"cgroup2".into(), source: c"cgroup".into(), options: Vec::new() }
 }
 
 /// Filesystems without xattrs of their own take the label as a mount option; the rest would refuse it.
