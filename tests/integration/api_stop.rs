@@ -174,17 +174,21 @@ fn stop_signal_and_time_out_of_the_host_file_are_those_that_count() {
     assert!(out.finish().contains("told"));
 }
 
+fn escalating(host: &Host, timeout: &str) -> Bundle {
+    let mut bundle = host.bundle("a", STUBBORN);
+    bundle.set(
+        "/annotations",
+        json!({"io.containerd.myshim.kill-escalation": "true", "io.containerd.myshim.stop-timeout": timeout}),
+    );
+    bundle
+}
+
 #[test]
 fn kill_with_the_stop_signal_escalates_only_where_it_was_asked_for() {
     needs_containers!();
     needs!(ours(), "runc's shim has no escalation");
     let host = Host::new();
-    let mut bundle = host.bundle("a", STUBBORN);
-    bundle.set(
-        "/annotations",
-        json!({"io.containerd.myshim.kill-escalation": "true", "io.containerd.myshim.stop-timeout": "100ms"}),
-    );
-    let shim = ready(&host, bundle);
+    let shim = ready(&host, escalating(&host, "100ms"));
     shim.kill("", libc::SIGTERM).expect("Kill");
     assert_eq!(shim.wait("").expect("Wait"), 137);
 
@@ -202,12 +206,7 @@ fn escalation_ends_a_container_that_was_paused_meanwhile() {
     needs_containers!();
     needs!(ours(), "runc's shim has no escalation");
     let host = Host::new();
-    let mut bundle = host.bundle("a", STUBBORN);
-    bundle.set(
-        "/annotations",
-        json!({"io.containerd.myshim.kill-escalation": "true", "io.containerd.myshim.stop-timeout": "1s"}),
-    );
-    let shim = ready(&host, bundle);
+    let shim = ready(&host, escalating(&host, "1s"));
     shim.kill("", libc::SIGTERM).expect("Kill");
     shim.pause().expect("Pause");
     assert_eq!(shim.wait("").expect("Wait"), 137);

@@ -185,8 +185,8 @@ fn cve_2021_30465_the_target_of_a_mount_is_found_in_the_root_through_any_link() 
 }
 
 /// CVE-2024-45310: making the target's parents through a dangling link made them on the host. Rule: component by component,
-/// on descriptors; where a link leads is found in the root. To see it fail: in `engine/child/place.rs`, `directory`, drop
-/// `O_NOFOLLOW`.
+/// on descriptors; where a link leads is found in the root. To see it fail: in `engine/child/place.rs`, `directory`, give
+/// `openat2` no `RESOLVE_` flag.
 #[test]
 fn cve_2024_45310_nothing_is_made_on_the_host_through_a_dangling_link() {
     needs_containers!();
@@ -367,7 +367,7 @@ fn cve_2025_52881_a_sysctl_is_written_where_it_belongs_whatever_is_mounted_in_pr
 
 /// CVE-2026-41579 (and CVE-2026-47766): with /dev a link in the image, device nodes and links were made on the host. Rule:
 /// no link on the way to a node. To see it fail: in `engine/child/place.rs` say `const IN_ROOT: u64 = 0`, drop
-/// `RESOLVE_NO_SYMLINKS` in `device` and `link` of `child/mounts.rs`, and `O_NOFOLLOW` in `directory`.
+/// `RESOLVE_NO_SYMLINKS` in `device` and `link` of `child/mounts.rs`, and the flags in `directory`.
 #[test]
 fn cve_2026_41579_a_link_in_place_of_dev_makes_no_node_on_the_host() {
     needs_containers!();

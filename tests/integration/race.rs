@@ -27,6 +27,11 @@ use std::time::{Duration, Instant};
 const VICTIMS: [&str; 9] =
     ["vol", "vol/below", "masked", "guarded", "dev", "dev/pts", "dev/console", "dev/null", "proc"];
 
+/// How long to attack, if nobody says.
+fn seconds(short: u64) -> u64 {
+    std::env::var("RACE_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(short)
+}
+
 /// A thread that swaps until it is told to stop.
 struct Attacker {
     stop: Arc<AtomicBool>,
@@ -147,7 +152,7 @@ fn bundle(host: &Host, round: u64, root: &Path, mounts_seen: &Path) -> Bundle {
 fn swapped_links_never_lead_a_create_outside_the_root() {
     needs_containers!();
     needs!(subject::ours(), "runc makes links outside now and then");
-    let seconds = std::env::var("RACE_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
+    let seconds = seconds(3);
     let host = Host::new();
     let (root, outside, seen) = (root(&host), outside(&host), host.folder().join("mounts"));
     let (before, forwarding) = (picture(&outside), fs::read("/proc/sys/net/ipv4/ip_forward").expect("read"));
@@ -200,7 +205,7 @@ fn swapped_links_never_lead_a_create_outside_the_root() {
 fn links_through_what_is_made_and_taken_away_lead_nowhere_outside() {
     needs_containers!();
     needs!(subject::ours(), "runc's words differ, and older ones make what they should not");
-    let seconds = std::env::var("RACE_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(2);
+    let seconds = seconds(2);
     let host = Host::new();
     let (root, outside) = (root(&host), outside(&host));
     let up = "../".repeat(outside.components().count() + 2);
