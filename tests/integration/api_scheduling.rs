@@ -158,9 +158,7 @@ fn exec_among_tracers_has_its_scheduling() {
     needs!(!peer_lacks(1, 2), "this runc is older than `scheduler`");
     let host = Host::new();
     let mut bundle = host.bundle("a", "exec sleep 1000");
-    for set in ["bounding", "effective", "permitted"] {
-        bundle.push(&format!("/process/capabilities/{set}"), json!("CAP_SYS_PTRACE"));
-    }
+    bundle.may_trace();
     let shim = host.start(bundle);
     shim.run();
     for flags in [json!([]), json!(["SCHED_FLAG_RESET_ON_FORK"])] {

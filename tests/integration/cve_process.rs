@@ -42,12 +42,6 @@ echo done
 exec sleep 1000
 "#;
 
-fn with_trace(bundle: &mut Bundle) {
-    for set in ["bounding", "effective", "permitted"] {
-        bundle.push(&format!("/process/capabilities/{set}"), json!("CAP_SYS_PTRACE"));
-    }
-}
-
 fn in_the_hosts_pid_namespace(bundle: &mut Bundle) {
     let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().expect("namespaces");
     namespaces.retain(|namespace| namespace["type"] != "pid");
@@ -72,7 +66,7 @@ impl<'h> Onlooker<'h> {
     fn new(host: &'h Host, trace: bool) -> Self {
         Self::with(host, |bundle| {
             if trace {
-                with_trace(bundle);
+                bundle.may_trace();
             }
         })
     }
@@ -290,7 +284,7 @@ fn seen_while_an_exec_is_set_up(
         json!({"destination": "/hung", "type": "bind", "source": hung.folder, "options": ["bind"]}),
     );
     if trace {
-        with_trace(&mut bundle);
+        bundle.may_trace();
     }
     let shim = host.start(bundle);
     shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });
@@ -345,7 +339,7 @@ fn cve_2019_5736_an_execd_process_is_kept_from_tracers_of_another_container_of_t
     let pid = shim.run();
     let mut tracer = host.bundle("b", LOOK);
     tracer.set("/linux/namespaces/0/path", json!(format!("/proc/{pid}/ns/pid")));
-    with_trace(&mut tracer);
+    tracer.may_trace();
     tracer.write();
     let target = std::mem::replace(&mut shim.bundle, tracer);
     shim.run_with(&Stdio3 { stdout: out.uri(), stderr: out.uri(), ..Default::default() });

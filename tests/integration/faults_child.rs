@@ -154,10 +154,7 @@ fn fill_process(bundle: &mut Bundle) {
     ] {
         bundle.set(&format!("/process/{place}"), value);
     }
-    // A tracer: execs come to the pid namespace when they are set up.
-    for set in ["bounding", "effective", "permitted"] {
-        bundle.push(&format!("/process/capabilities/{set}"), json!("CAP_SYS_PTRACE"));
-    }
+    bundle.may_trace();
 }
 
 /// A new filesystem changed afterwards, one that takes over a tree, a bind with ids mapped, a copied link, a device, and a

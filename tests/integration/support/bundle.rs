@@ -83,6 +83,13 @@ impl Bundle {
             .push(value);
     }
 
+    /// Its processes may trace others: execs come to the pid namespace only when they are set up.
+    pub fn may_trace(&mut self) {
+        for set in ["bounding", "effective", "permitted"] {
+            self.push(&format!("/process/capabilities/{set}"), "CAP_SYS_PTRACE".into());
+        }
+    }
+
     pub fn cgroup(&self) -> &str {
         self.config["linux"]["cgroupsPath"].as_str().expect("a path")
     }
