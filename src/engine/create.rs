@@ -21,7 +21,7 @@ use super::plan::init::Joined;
 use super::plan::{Fd, Plan, Sync, init};
 use super::rootfs::{self, RootfsMount};
 use super::state::{self, State};
-use super::{hooks, idmap, net_device, resctrl, rootless, seccomp};
+use super::{hooks, idmap, net_device, netns, resctrl, rootless, seccomp};
 use crate::sys::fault::fault;
 use crate::sys::{bpf, process};
 
@@ -43,6 +43,8 @@ pub struct CreateRequest {
     pub abort: Arc<Abort>,
     /// The filter of the spec's seccomp profile.
     pub filter: Option<Arc<seccomp::InMaking>>,
+    /// The network namespace of a container that gets a new one.
+    pub netns: Option<Arc<netns::InMaking>>,
 }
 
 /// What Create gives.
@@ -91,7 +93,8 @@ fn attempt(mut request: CreateRequest, state: &mut State) -> Result<Created, Err
     inputs.tasks.extend(state.resctrl.tasks()?.into_iter().map(Arc::new));
     cgroup.apply_early(&resources, rootless::device_policy())?;
     fault!("create: limits set")?;
-    let plan = Plan { limit: Some(request.setup_within), ..init::build(&request.spec, &inputs)? };
+    let mut plan = Plan { limit: Some(request.setup_within), ..init::build(&request.spec, &inputs)? };
+    request.netns.iter().for_each(|netns| netns.serve(&mut plan));
     let born = child::spawn(&plan)?;
     request.abort.born(&born.pidfd);
     fault!("create: init cloned")?;

@@ -17,6 +17,7 @@ mod hooks;
 mod idmap;
 mod inputs;
 mod net_device;
+pub mod netns;
 mod passwd;
 pub mod plan;
 mod resctrl;

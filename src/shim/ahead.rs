@@ -1,10 +1,10 @@
 //! What can be done before it is asked for. When `start` runs, config.json is in the bundle already, and containerd needs
-//! some ten milliseconds from there to Create: time to parse it, to compile its seccomp profile and to find the host's cgroup
-//! hierarchies, which brings a worker thread and the program's pages along. A Create that comes before it is parsed takes the
-//! thread over; one that comes later cuts the rest short, and waits for a filter only that is being compiled.
+//! some ten milliseconds from there to Create: time to parse it, to make its network namespace, to compile its seccomp profile
+//! and to find the host's cgroup hierarchies, which brings worker threads and the program's pages along. A Create that comes
+//! before it is parsed takes the thread over; one that comes later cuts the rest short, and waits only for what is being made.
 //!
-//! Nothing is touched on the host, so nothing has to be undone when Create never comes. Create takes the result only if
-//! the file still has the same bytes.
+//! Nothing is touched on the host, and a namespace is gone with whoever holds it, so nothing has to be undone when Create never
+//! comes. Create takes the result only if the file still has the same bytes.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
 use super::workers::{self, Tell};
-use crate::engine::{cgroup, seccomp};
+use crate::engine::{cgroup, netns, seccomp};
 use crate::oci::spec::{self, Spec, Warnings};
 use crate::{oci, sys};
 
@@ -23,6 +23,8 @@ pub struct Loaded {
     pub warnings: Warnings,
     /// The filter of its seccomp profile.
     pub filter: Option<Arc<seccomp::InMaking>>,
+    /// The network namespace that it wants.
+    pub netns: Option<Arc<netns::InMaking>>,
 }
 
 type Parsed = (Vec<u8>, Box<Loaded>);
@@ -77,9 +79,22 @@ impl Ahead {
 
 impl From<(Spec, Warnings)> for Loaded {
     fn from((spec, warnings): (Spec, Warnings)) -> Self {
-        let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
-        Self { spec, warnings, filter: profile.map(seccomp::InMaking::new) }
+        let linux = spec.linux().as_ref();
+        let filter = linux.and_then(|linux| linux.seccomp().clone()).map(seccomp::InMaking::new);
+        let netns = linux.and_then(netns::InMaking::new);
+        netns.iter().for_each(begin);
+        Self { spec, warnings, filter, netns }
     }
+}
+
+/// Begins to make it on a thread of its own; without one, Create makes it.
+fn begin(netns: &Arc<netns::InMaking>) {
+    let netns = netns.clone();
+    let make = move || -> Tell {
+        netns.make();
+        Box::new(|| ())
+    };
+    let _ = workers::hand_over(Box::new(make));
 }
 
 fn parse(bundle: &Path) -> Option<Parsed> {

@@ -19,8 +19,7 @@ use super::task::Task;
 use super::tasks::{Tasks, refuse};
 use super::workers::blocking;
 use crate::engine::rootfs::RootfsMount;
-use crate::engine::seccomp::InMaking;
-use crate::engine::{self, CreateRequest, Created};
+use crate::engine::{self, CreateRequest, Created, netns, seccomp};
 use crate::sys::fault::fault;
 use crate::{oci, stdio};
 
@@ -44,7 +43,7 @@ impl Tasks {
         }
         let bundle = PathBuf::from(&request.bundle);
         check_bundle(&bundle)?;
-        let Loaded { spec, warnings, filter } =
+        let Loaded { spec, warnings, filter, netns } =
             self.ahead.load(&bundle).await.map_err(error::invalid_argument)?;
         oci::validate::check(&spec).map_err(error::invalid_argument)?;
         let tolerated = oci::validate::warnings(&spec);
@@ -54,7 +53,7 @@ impl Tasks {
         let streams = self.streams(&request, &spec, &options);
         let (ends, io) = stdio::open(&streams).await.map_err(error::invalid_argument)?;
         let compiling = filter.clone().filter(|filter| filter.is_quick());
-        let create = engine_request(&request, spec, filter, ends, &options, begun.abort.clone());
+        let create = engine_request(&request, spec, (filter, netns), ends, &options, begun.abort.clone());
         // Here, while the worker makes cgroups and mounts.
         let compile = async { compiling.iter().for_each(|filter| drop(filter.compiled())) };
         let (created, ()) = tokio::join!(blocking(move || engine::create(create)), compile);
@@ -167,7 +166,7 @@ pub fn owner_of((uid, gid): (u32, u32), options: &Options) -> (u32, u32) {
 fn engine_request(
     request: &CreateTaskRequest,
     mut spec: oci::spec::Spec,
-    filter: Option<Arc<InMaking>>,
+    (filter, netns): (Option<Arc<seccomp::InMaking>>, Option<Arc<netns::InMaking>>),
     ends: stdio::ChildEnds,
     options: &Options,
     abort: Arc<engine::Abort>,
@@ -194,6 +193,7 @@ fn engine_request(
         setup_within: options.setup_timeout,
         abort,
         filter,
+        netns,
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::Result;
 use super::error::check;
-use super::fs::own;
+use super::fs::{self, own};
 
 /// unshare(2). The caller passes no `CLONE_FILES`, so every thread keeps the shared descriptor table.
 pub fn unshare(flags: i32) -> Result<()> {
@@ -20,6 +20,48 @@ pub fn setns(fd: BorrowedFd<'_>, kinds: i32) -> Result<()> {
     // SAFETY: takes integers only.
     let r = unsafe { libc::setns(fd.as_raw_fd(), kinds) };
     check("setns", r.into()).map(drop)
+}
+
+/// While this lives, the calling thread is in another network namespace; or its children are born in another pid namespace.
+#[must_use]
+pub struct Visit {
+    home: OwnedFd,
+    kind: i32,
+}
+
+impl Visit {
+    /// Of the network namespace behind `fd`.
+    pub fn network(fd: BorrowedFd<'_>) -> Result<Self> {
+        let home = network()?;
+        setns(fd, libc::CLONE_NEWNET)?;
+        Ok(Self { home, kind: libc::CLONE_NEWNET })
+    }
+
+    /// Of a network namespace that is new.
+    pub fn new_network() -> Result<Self> {
+        let home = network()?;
+        unshare(libc::CLONE_NEWNET)?;
+        Ok(Self { home, kind: libc::CLONE_NEWNET })
+    }
+
+    /// Of the pid namespace behind `fd`, which may be the pidfd of a member (Linux 5.8).
+    pub fn pid(fd: BorrowedFd<'_>) -> Result<Self> {
+        let home = fs::openat(fs::CWD, c"/proc/thread-self/ns/pid", libc::O_RDONLY, 0)?;
+        setns(fd, libc::CLONE_NEWPID)?;
+        Ok(Self { home, kind: libc::CLONE_NEWPID })
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        // Going home always works: it is this thread's own namespace (setns(2)).
+        let _ = setns(self.home.as_fd(), self.kind);
+    }
+}
+
+/// The network namespace that the calling thread is in (namespaces(7)).
+pub fn network() -> Result<OwnedFd> {
+    fs::openat(fs::CWD, c"/proc/thread-self/ns/net", libc::O_RDONLY, 0)
 }
 
 /// The kind of namespace (`CLONE_NEW*`) that a file is; ENOTTY if it is none (ioctl_ns(2), `NS_GET_NSTYPE`).

@@ -112,6 +112,36 @@ fn assert_in(shim: &Shim<'_>, init: u32, name: &str, path: &str) {
     assert_eq!(PathBuf::from(text.trim()), wanted, "an exec");
 }
 
+/// A new network namespace is made by a thread of the shim's, perhaps before Create comes: it is the container's alone all
+/// the same: no thread stays in it, and no descriptor holds it. To see it fail: in `sys/ns.rs` leave the way home out, or in
+/// `engine/netns.rs`, `serve`, forget a copy of the descriptor.
+#[test]
+fn new_network_namespace_is_the_containers_alone() {
+    needs_containers!();
+    needs!(subject::ours(), "runc makes it in a process of its own");
+    let host = Host::new();
+    let own = fs::read_link("/proc/self/ns/net").expect("the host's");
+    let spaces = ["a", "b"].map(|id| {
+        let shim = &host.start(host.bundle(id, "exec sleep 1000"));
+        let space = fs::read_link(file_of(shim.create().expect("Create"), "net")).expect("init's");
+        let threads = fs::read_dir(format!("/proc/{}/task", shim.pid)).expect("list the threads");
+        for thread in threads {
+            // One that had nothing to do has ended.
+            let at = fs::read_link(thread.expect("a thread").path().join("ns/net"));
+            assert!(at.as_ref().is_ok_and(|at| *at == own) || at.is_err(), "{at:?}");
+        }
+        let held = fs::read_dir(format!("/proc/{}/fd", shim.pid)).expect("list descriptors");
+        let held = held.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+        let mut held = held.map(|link| link.display().to_string());
+        assert_eq!(held.find(|link| link.starts_with("net:")), None);
+        shim.start("").expect("Start");
+        let seen = exec_output(shim, "readlink /proc/self/ns/net; ip link show lo", |_| ());
+        assert!(seen.contains("LOOPBACK,UP") && seen.contains(&space.display().to_string()), "{seen}");
+        space
+    });
+    assert!(!spaces.contains(&own), "{spaces:?}");
+}
+
 /// "The runtime MUST place the container process in the namespace associated with that path." (config-linux.md,
 /// "Namespaces") With a cgroup namespace that is another container's.
 #[test]

@@ -71,7 +71,9 @@ pub fn spawn(plan: &Plan) -> Result<Born, Error> {
     let (ours, theirs) = socket::seqpacket_pair().doing(|| "making the child's report socket".into())?;
     sys::fault::next_clone();
     let progress = Progress::new(plan.limit);
-    let _back = plan.pidns.as_ref().map(|ns| BornInside::enter(ns)).transpose()?;
+    let _pidns = plan.pidns.as_ref().map(|ns| enter_pidns(ns)).transpose()?;
+    let netns = plan.netns.as_ref().map(|ns| ns::Visit::network(ns.as_fd())).transpose();
+    let _netns = netns.doing(|| "entering the new network namespace".into())?;
     let (pid, pidfd) = match plan.born_in.is_empty() {
         true => direct(plan, progress, &ours, &theirs)?,
         false => through_namespaces(plan, progress, &ours, &theirs)?,
@@ -166,28 +168,12 @@ fn pid_of(pidfd: &OwnedFd) -> Result<i32, Error> {
         .ok_or_else(|| Error::doing("finding the new process", "its pidfd names no pid"))
 }
 
-/// While this lives, children of this thread are born in another pid namespace. The thread itself stays where it is.
-struct BornInside {
-    home: OwnedFd,
-}
-
-impl BornInside {
-    fn enter(pidns: &OwnedFd) -> Result<Self, Error> {
-        let home = fs::openat(fs::CWD, c"/proc/self/ns/pid", libc::O_RDONLY, 0)
-            .doing(|| "opening the shim's own pid namespace".into())?;
-        ns::setns(pidns.as_fd(), libc::CLONE_NEWPID).map_err(|e| match e.errno {
-            libc::ESRCH => Error::Gone("the container's init process is gone".into()),
-            _ => Error::doing("entering the pid namespace", e),
-        })?;
-        Ok(Self { home })
-    }
-}
-
-impl Drop for BornInside {
-    fn drop(&mut self) {
-        // Going home always works: it is this thread's own namespace (pid_namespaces(7)).
-        let _ = ns::setns(self.home.as_fd(), libc::CLONE_NEWPID);
-    }
+/// A pid namespace whose first process is gone takes no more.
+fn enter_pidns(pidns: &OwnedFd) -> Result<ns::Visit, Error> {
+    ns::Visit::pid(pidns.as_fd()).map_err(|e| match e.errno {
+        libc::ESRCH => Error::Gone("the container's init process is gone".into()),
+        _ => Error::doing("entering the pid namespace", e),
+    })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use super::message::{self, Address, Answer, Request};
 use crate::engine::error::{Doing, Error};
-use crate::sys::{self, Result, fs, ns, socket};
+use crate::sys::{self, Result, ns, socket};
 
 const IFLA_IFNAME: u16 = 3;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -22,11 +22,9 @@ impl Route {
     /// In the namespace behind `netns`, which the calling thread visits for the one call that makes the socket.
     pub fn inside(netns: &OwnedFd) -> std::result::Result<Self, Error> {
         let doing = || "linux.netDevices: visiting the container's network namespace".to_string();
-        let home = fs::openat(fs::CWD, c"/proc/thread-self/ns/net", libc::O_RDONLY, 0).doing(doing)?;
-        ns::setns(netns.as_fd(), libc::CLONE_NEWNET).doing(doing)?;
+        let visit = ns::Visit::network(netns.as_fd()).doing(doing)?;
         let route = Self::here();
-        // ORDER: home before anything can fail. Going home always works: it is this thread's own namespace.
-        ns::setns(home.as_fd(), libc::CLONE_NEWNET).doing(doing)?;
+        drop(visit);
         route.doing(doing)
     }
 

@@ -42,6 +42,8 @@ pub struct Plan {
     pub born_in: Vec<(i32, Fd)>,
     /// A pid namespace to be born in: a namespace file, or the pidfd of a member.
     pub pidns: Option<Fd>,
+    /// A new network namespace to be born in, which the shim has made.
+    pub netns: Option<Fd>,
     /// The cgroup v2 directory to be born in.
     pub cgroup: Option<Fd>,
     pub steps: Vec<Step>,

@@ -16,6 +16,9 @@ impl fmt::Display for Plan {
         if self.pidns.is_some() {
             writeln!(f, "born in a given namespace: pid")?;
         }
+        if self.netns.is_some() {
+            writeln!(f, "born in a new namespace made before: network")?;
+        }
         if self.cgroup.is_some() {
             writeln!(f, "born in the container's cgroup")?;
         }
