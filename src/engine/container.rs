@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use oci_spec::runtime::{Hooks, LinuxResources, Spec};
+use oci_spec::runtime::{Hook, Hooks, LinuxResources, Spec};
 
 use super::cgroup::{Cgroup, DevicePolicy, DeviceRules};
 use super::clear::{KILL_WITHIN, bury, clear};
@@ -113,28 +113,47 @@ fn flags(pid: i32) -> Option<u64> {
 }
 
 impl Container {
-    /// Start: startContainer hooks and the gate. [`poststart`](Self::poststart) belongs behind it.
+    /// Start: startContainer hooks, then the gate opens. [`started`](Self::started) belongs behind it. Blocks if there are
+    /// hooks.
     ///
     /// # Errors
-    /// When a hook fails or the program cannot be executed; init is dead or dying then.
-    pub fn start(&self) -> Result<(), Error> {
+    /// When a hook fails; init is dead or dying then.
+    pub fn start(&self) -> Result<Gate, Error> {
         let gate = self.gate.lock().unwrap_or_else(|e| e.into_inner()).take();
         let gate = gate.ok_or_else(|| Error::Gone("the container has been started already".into()))?;
-        let limit = gate.memory_limit;
         let init = Some(&self.init.pidfd);
-        let hooks = self.hooks.as_ref().and_then(|hooks| hooks.start_container().as_deref());
-        let hooks = hooks.unwrap_or_default();
+        let hooks = self.start_hooks();
         hooks::run("startContainer", hooks, &self.document("created"), Place::Container(self), init)
             // A hook that finds init gone is not what went wrong.
             .map_err(|e| gate.last_words().unwrap_or(e))?;
         fault!("Start: hooks ran")?;
+        gate.open()?;
+        Ok(gate)
+    }
+
+    /// Follows init until its program runs. [`poststart`](Self::poststart) belongs behind it. Blocks unless init's report
+    /// is over.
+    ///
+    /// # Errors
+    /// When the program cannot be executed; init is dead or dying then.
+    pub fn started(&self, gate: &Gate) -> Result<(), Error> {
         let listens = |number| self.listens(&self.init, number, "created");
-        gate.open(&self.init, listens).map_err(|e| {
+        gate.settle(&self.init, listens).map_err(|e| {
             let _ = self.init.signal(libc::SIGKILL);
-            explain_death(e, &self.cgroup, limit)
+            explain_death(e, &self.cgroup, gate.memory_limit)
         })?;
         let _ = fault!("Start: gate open");
         Ok(())
+    }
+
+    fn start_hooks(&self) -> &[Hook] {
+        let hooks = self.hooks.as_ref().and_then(|hooks| hooks.start_container().as_deref());
+        hooks.unwrap_or_default()
+    }
+
+    /// Are there startContainer hooks?
+    pub fn has_start_hooks(&self) -> bool {
+        !self.start_hooks().is_empty()
     }
 
     /// Are there poststart hooks?

@@ -117,7 +117,7 @@ fn attempt(mut request: CreateRequest, state: &mut State) -> Result<Created, Err
     let mut warnings = warnings(&request.spec);
     warnings.extend(cgroup.ignored(&resources));
     let oom = oom.map_err(|e| warnings.push(format!("out-of-memory kills will not be told: {e}"))).ok();
-    let gate = Gate::new(born.socket, born.progress, plan, memory_limit);
+    let gate = Gate::new(born.report, plan, memory_limit);
     let init = Process { pid: born.pid, pidfd: born.pidfd };
     let container = container(request, init, gate, cgroup, for_exec, state.clone())?;
     Ok(Created { container, terminal, oom, warnings })
@@ -247,7 +247,7 @@ fn set_up(
                 let maps = (maps.0.unwrap_or_default(), maps.1.unwrap_or_default());
                 match idmap::write(born.pid, maps.0, maps.1, "linux") {
                     // It has not waited for that: it says why.
-                    Err(_) if child::has_word(born.socket.as_fd()) => continue,
+                    Err(_) if born.report.has_word() => continue,
                     written => written?,
                 }
             }

@@ -1,6 +1,6 @@
 //! Exec: a further process in a running container, by one clone.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,10 +8,11 @@ use std::sync::atomic::Ordering;
 use oci_spec::runtime as spec;
 
 use super::affinity;
-use super::child::{self, Born, Message};
+use super::child::{self, Born, Message, Report};
 use super::container::{Container, Process};
 use super::error::Error;
 use super::failure::failure;
+use super::gate::InSetup;
 use super::passwd;
 use super::plan::exec::{Inputs, build};
 use super::plan::{Fd, Given, Plan, Step, Sync, given_home};
@@ -22,7 +23,11 @@ use crate::sys::fault::fault;
 /// The socket has closed: did the child die before its program ran?
 pub(super) fn died_early(plan: &Plan, born: &Born) -> bool {
     let process = Process { pid: born.pid, pidfd: born.pidfd.clone() };
-    process.died_early(born.progress.step() + 1 == plan.steps.len())
+    process.died_early(is_at_execve(plan, born))
+}
+
+fn is_at_execve(plan: &Plan, born: &Born) -> bool {
+    born.report.step() + 1 == plan.steps.len()
 }
 
 /// A process to add.
@@ -32,6 +37,22 @@ pub struct ExecRequest {
     pub stdio: [Option<OwnedFd>; 3],
 }
 
+/// A process that is being set up.
+pub struct Rising {
+    plan: Plan,
+    born: Born,
+}
+
+impl InSetup for Rising {
+    fn report(&mut self) -> &mut Report {
+        &mut self.born.report
+    }
+
+    fn is_at_execve(&self) -> bool {
+        is_at_execve(&self.plan, &self.born)
+    }
+}
+
 /// A process that runs.
 pub struct Executed {
     pub process: Process,
@@ -39,19 +60,41 @@ pub struct Executed {
 }
 
 impl Container {
-    /// Runs a further process.
+    /// Clones a further process. [`executed`](Self::executed) belongs behind it.
     ///
     /// # Errors
-    /// `Program` when it cannot be executed, `Gone` when init is dead.
-    pub fn exec(&self, request: ExecRequest) -> Result<Executed, Error> {
-        // Whatever fails while the container goes fails because of that.
-        self.try_exec(request).map_err(|e| match self.init.is_ending() {
+    /// When it cannot be cloned; `Gone` when init is dead.
+    pub fn exec(&self, request: ExecRequest) -> Result<Rising, Error> {
+        self.unless_gone(self.rising(request))
+    }
+
+    /// Follows a further process until its program runs. Blocks unless its report is over.
+    ///
+    /// # Errors
+    /// `Program` when it cannot be executed, `Gone` when init is dead. The process is dead then.
+    pub fn executed(&self, mut rising: Rising) -> Result<Executed, Error> {
+        let settled = self.settle(&rising.plan, &mut rising.born);
+        self.unless_gone(match settled {
+            Ok(terminal) => {
+                let process = Process { pid: rising.born.pid, pidfd: rising.born.pidfd };
+                Ok(Executed { process, terminal })
+            }
+            Err(e) => {
+                rising.born.abandon();
+                Err(e)
+            }
+        })
+    }
+
+    /// Whatever fails while the container goes fails because of that.
+    fn unless_gone<T>(&self, done: Result<T, Error>) -> Result<T, Error> {
+        done.map_err(|e| match self.init.is_ending() {
             true => Error::Gone("the container's init process is gone".into()),
             false => e,
         })
     }
 
-    fn try_exec(&self, request: ExecRequest) -> Result<Executed, Error> {
+    fn rising(&self, request: ExecRequest) -> Result<Rising, Error> {
         let process = self.complete(request.process);
         // ORDER: noted first: from its own birth on the process may trace those that come after it.
         self.for_exec.note_capabilities(&process);
@@ -61,7 +104,13 @@ impl Container {
             home: self.home(&process),
             ..self.given()
         };
-        self.run(&self.plan(&process, request.stdio.map(|fd| fd.map(Arc::new)), given)?)
+        let plan = self.plan(&process, request.stdio.map(|fd| fd.map(Arc::new)), given)?;
+        let born = child::spawn(&plan)?;
+        if let Err(e) = fault!("Exec: cloned") {
+            born.abandon();
+            return Err(e.into());
+        }
+        Ok(Rising { plan, born })
     }
 
     /// The plan of a startContainer hook, which is the container's process in all but program and arguments, and
@@ -111,21 +160,6 @@ impl Container {
         build(process, &inputs)
     }
 
-    fn run(&self, plan: &Plan) -> Result<Executed, Error> {
-        let mut born = child::spawn(plan)?;
-        match fault!("Exec: cloned").map_err(Error::from).and_then(|()| self.settle(plan, &mut born)) {
-            Ok(terminal) => {
-                let process = Process { pid: born.pid, pidfd: born.pidfd };
-                Ok(Executed { process, terminal })
-            }
-            Err(e) => {
-                born.abandon();
-                Err(e)
-            }
-        }
-    }
-
-    /// Follows the child until its program runs.
     fn settle(&self, plan: &Plan, born: &mut Born) -> Result<Option<OwnedFd>, Error> {
         let mut terminal = None;
         let mut unborn = plan.steps.iter().any(|step| matches!(step, Step::Birth));
@@ -149,7 +183,7 @@ impl Container {
                     match self.listens(&process, number, "running") {
                         Ok(()) => born.go()?,
                         // It has not waited for that: it says why.
-                        Err(_) if child::has_word(born.socket.as_fd()) => {}
+                        Err(_) if born.report.has_word() => {}
                         Err(e) => return Err(e),
                     }
                 }

@@ -1,17 +1,31 @@
 //! The gate at which a container's init waits from Create to Start.
 
-use std::os::fd::{AsFd, OwnedFd};
-
-use super::child::{self, Message, Progress};
+use super::child::{Message, Report};
 use super::container::Process;
 use super::error::{Doing, Error};
 use super::failure::{MemoryLimit, failure};
 use super::plan::{Plan, Step, Sync};
 
+/// A process on its way to its program, and what it says.
+pub trait InSetup {
+    fn report(&mut self) -> &mut Report;
+    /// Is it at its last step?
+    fn is_at_execve(&self) -> bool;
+}
+
+impl InSetup for Gate {
+    fn report(&mut self) -> &mut Report {
+        &mut self.report
+    }
+
+    fn is_at_execve(&self) -> bool {
+        self.report.step() + 1 == self.done + self.plan.steps.len()
+    }
+}
+
 /// The report socket of an init that waits for Start, and the rest of its plan for error messages.
 pub struct Gate {
-    socket: OwnedFd,
-    progress: Progress,
+    report: Report,
     plan: Plan,
     /// How many steps are done and forgotten.
     done: usize,
@@ -22,37 +36,34 @@ pub struct Gate {
 impl Gate {
     /// Keeps what is still to be done. The rest goes, and with it our copies of the process's descriptors: a stream
     /// ends when the process's own ends are closed.
-    pub fn new(
-        socket: OwnedFd,
-        progress: Progress,
-        mut plan: Plan,
-        memory_limit: Option<MemoryLimit>,
-    ) -> Self {
+    pub fn new(report: Report, mut plan: Plan, memory_limit: Option<MemoryLimit>) -> Self {
         let ready = |step: &Step| matches!(step, Step::Sync(Sync::Ready));
         let done = plan.steps.iter().position(ready).unwrap_or(0);
         let steps = plan.steps.split_off(done);
-        Self { socket, progress, plan: Plan { steps, ..Plan::default() }, done, memory_limit }
+        Self { report, plan: Plan { steps, ..Plan::default() }, done, memory_limit }
     }
 
-    /// Lets init go and waits until its program runs; `listens` gives a seccomp listener to its agent.
+    /// Lets init go.
+    pub fn open(&self) -> Result<(), Error> {
+        self.report.go().doing(|| "telling init to start".into())
+    }
+
+    /// Waits until the program of an init that was let go runs; `listens` gives a seccomp listener to its agent.
     ///
     /// # Errors
     /// `Gone` if init has died, else the step that failed.
-    pub fn open(self, init: &Process, listens: impl Fn(i32) -> Result<(), Error>) -> Result<(), Error> {
-        let go = || child::go(self.socket.as_fd()).doing(|| "telling init to start".into());
-        go()?;
+    pub fn settle(&self, init: &Process, listens: impl Fn(i32) -> Result<(), Error>) -> Result<(), Error> {
         loop {
-            let received = child::receive(self.socket.as_fd(), self.progress);
-            let message = match received.doing(|| "reading init's report".into())?.0 {
+            let message = match self.report.next().doing(|| "reading init's report".into())?.0 {
                 Message::Closed if init.died_early(self.is_at_execve()) => {
                     return Err(Error::Gone("the process died before its program ran".into()));
                 }
                 Message::Closed => return Ok(()),
                 Message::Listener(number) => {
                     match listens(number) {
-                        Ok(()) => go()?,
+                        Ok(()) => self.open()?,
                         // It has not waited for that: it says why.
-                        Err(_) if child::has_word(self.socket.as_fd()) => {}
+                        Err(_) if self.report.has_word() => {}
                         Err(e) => return Err(e),
                     }
                     continue;
@@ -65,9 +76,7 @@ impl Gate {
 
     /// What init said when it died before it was let go, if it did.
     pub fn last_words(&self) -> Option<Error> {
-        let said =
-            child::has_word(self.socket.as_fd()).then(|| child::receive(self.socket.as_fd(), self.progress));
-        match said?.ok()?.0 {
+        match self.report.has_word().then(|| self.report.next())?.ok()?.0 {
             message @ Message::Failed { .. } => Some(self.explain(message)),
             _ => None,
         }
@@ -82,9 +91,5 @@ impl Gate {
             message => message,
         };
         failure(&self.plan, &message)
-    }
-
-    fn is_at_execve(&self) -> bool {
-        self.progress.step() + 1 == self.done + self.plan.steps.len()
     }
 }

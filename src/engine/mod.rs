@@ -34,6 +34,7 @@ pub use container::{Container, Process, poststop_of};
 pub use create::{CreateRequest, Created, create};
 pub use error::Error;
 pub use exec::{ExecRequest, Executed};
+pub use gate::{Gate, InSetup};
 pub use idmap::to_host;
 
 #[cfg(test)]

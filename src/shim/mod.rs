@@ -21,6 +21,7 @@ mod process;
 pub mod proto;
 pub mod publisher;
 mod reaper;
+mod rising;
 pub mod serve;
 pub(crate) mod service;
 pub mod socket;

@@ -21,8 +21,8 @@ use super::publisher::Journal;
 use super::task::{Exec, Task};
 use super::unfinished::Unfinished;
 use super::workers::blocking;
-use super::{stop, stubborn, supervisor};
-use crate::engine::{self, ExecRequest};
+use super::{rising, stop, stubborn, supervisor};
+use crate::engine::{self, Container, ExecRequest, Executed};
 use crate::stdio;
 use crate::sys::fault::fault;
 
@@ -167,8 +167,7 @@ impl Tasks {
                 )));
             }
         }
-        let container = task.container.clone();
-        blocking(move || container.start()).await?.map_err(|e| match e {
+        until_started(task.container.clone()).await?.map_err(|e| match e {
             // "Not found" would be taken to mean the container.
             engine::Error::Gone(_) => error::unknown(e),
             _ => refuse(e),
@@ -243,7 +242,7 @@ impl Tasks {
         let _ = fault!("Exec: streams open");
         let request = ExecRequest { process: spec, stdio: [ends.stdin, ends.stdout, ends.stderr] };
         let container = task.container.clone();
-        let executed = match blocking(move || container.exec(request)).await? {
+        let executed = match until_executed(container, request).await? {
             // It hung for so long that init's exit is told already, and that is the container's last. The reaper takes it.
             Ok(late) if task.init.exit().is_some() => {
                 let _ = late.process.signal(libc::SIGKILL);
@@ -412,6 +411,31 @@ impl Tasks {
         self.inflight.drop_results(|(verb, id, exec_id)| *verb == "Start" && id == of && exec_id == exec);
         let _ = fault!("Delete: exec gone");
         Ok(Reply::Deleted { pid: process.pid(), exit: process.exit() })
+    }
+}
+
+async fn until_started(container: Arc<Container>) -> ttrpc::Result<Result<(), engine::Error>> {
+    let gate = match container.has_start_hooks() {
+        false => container.start(),
+        true => {
+            let container = container.clone();
+            blocking(move || container.start()).await?
+        }
+    };
+    match gate {
+        Ok(gate) => rising::until_executed(gate, move |gate| container.started(&gate)).await,
+        Err(e) => Ok(Err(e)),
+    }
+}
+
+async fn until_executed(
+    container: Arc<Container>,
+    request: ExecRequest,
+) -> ttrpc::Result<Result<Executed, engine::Error>> {
+    let of = container.clone();
+    match blocking(move || of.exec(request)).await? {
+        Ok(process) => rising::until_executed(process, move |process| container.executed(process)).await,
+        Err(e) => Ok(Err(e)),
     }
 }
 

@@ -116,6 +116,14 @@ pub fn recv(sock: BorrowedFd<'_>, buf: &mut [u8]) -> Result<(usize, Option<Owned
     Ok((n as usize, fd))
 }
 
+/// recv(2) of what comes next, which stays there to be received: its length (0 = the peer closed), or EAGAIN.
+pub fn peek(sock: BorrowedFd<'_>, buf: &mut [u8]) -> Result<usize> {
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: buf is writable for the length passed.
+    let r = unsafe { libc::recv(sock.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), flags) };
+    check("recv", r as libc::c_long).map(|n| n as usize)
+}
+
 /// How long a peer may take to accept a connection, and then to take each message, where nothing else is said.
 pub const PATIENCE: Duration = Duration::from_secs(4);
 

@@ -37,7 +37,7 @@ pub use mounts::configure;
 pub use progress::Progress;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use report::parse;
-pub use report::{Message, go, has_word, receive};
+pub use report::{Message, Report};
 pub use spawn::{Born, spawn};
 
 use std::convert::Infallible;

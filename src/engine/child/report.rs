@@ -86,32 +86,75 @@ pub fn listener(socket: BorrowedFd<'_>, number: i32) -> Result<()> {
     }
 }
 
-/// Shim: says go. To a child that is dead as well: reading tells that.
-pub fn go(socket: BorrowedFd<'_>) -> Result<()> {
-    match sys::socket::send(socket, &[1], None) {
-        Err(e) if e.is(libc::EPIPE) => Ok(()),
-        told => told,
+/// The shim's end of a child's report socket: the gate.
+#[derive(Debug)]
+pub struct Report {
+    socket: OwnedFd,
+    progress: Progress,
+    /// The child has had its time already.
+    is_due: bool,
+}
+
+impl Report {
+    pub fn new(socket: OwnedFd, progress: Progress) -> Self {
+        Self { socket, progress, is_due: false }
+    }
+
+    /// How long the child may take for its next record.
+    pub fn limit(&self) -> Duration {
+        self.progress.limit
+    }
+
+    /// Whoever waited for the socket to become readable has waited for so long: nobody waits again.
+    pub fn set_due(&mut self) {
+        self.is_due = true;
+    }
+
+    /// The step at which the child is.
+    pub fn step(&self) -> usize {
+        self.progress.step()
+    }
+
+    /// Says go. To a child that is dead as well: reading tells that.
+    pub fn go(&self) -> Result<()> {
+        match sys::socket::send(self.as_fd(), &[1], None) {
+            Err(e) if e.is(libc::EPIPE) => Ok(()),
+            told => told,
+        }
+    }
+
+    /// Has it closed? Then it says nothing more.
+    pub fn has_closed(&self) -> bool {
+        let mut record = [0u8; 1];
+        matches!(sys::socket::peek(self.as_fd(), &mut record), Ok(0))
+    }
+
+    /// Is there a record to read, or the end? A child that waits for its go has nothing to say.
+    pub fn has_word(&self) -> bool {
+        sys::process::poll_in(self.as_fd(), 0).unwrap_or(false)
+    }
+
+    /// The next record, and the descriptor that came with it. Blocks, but not beyond the child's limit.
+    pub fn next(&self) -> Result<(Message, Option<OwnedFd>)> {
+        let limit = self.limit();
+        let wait = if self.is_due { 0 } else { limit.as_millis().try_into().unwrap_or(i32::MAX) };
+        if !sys::process::poll_in(self.as_fd(), wait)? {
+            return Ok((Message::Late { step: self.step(), limit }, None));
+        }
+        let mut record = [0u8; SIZE];
+        let (n, fd) = match sys::socket::recv(self.as_fd(), &mut record) {
+            // KERNEL: of a peer that died with our go unread, ECONNRESET is told once, before what it has said and before the end.
+            Err(e) if e.is(libc::ECONNRESET) => sys::socket::recv(self.as_fd(), &mut record)?,
+            r => r?,
+        };
+        Ok((parse(&record[..n]), fd))
     }
 }
 
-/// Shim: is there a record to read, or the end? A child that waits for its go has nothing to say.
-pub fn has_word(socket: BorrowedFd<'_>) -> bool {
-    sys::process::poll_in(socket, 0).unwrap_or(false)
-}
-
-/// Shim: the next record, and the descriptor that came with it. Blocks, but not beyond the child's limit.
-pub fn receive(socket: BorrowedFd<'_>, progress: Progress) -> Result<(Message, Option<OwnedFd>)> {
-    let limit = progress.limit;
-    if !sys::process::poll_in(socket, limit.as_millis().try_into().unwrap_or(i32::MAX))? {
-        return Ok((Message::Late { step: progress.step(), limit }, None));
+impl AsFd for Report {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
-    let mut record = [0u8; SIZE];
-    let (n, fd) = match sys::socket::recv(socket, &mut record) {
-        // KERNEL: of a peer that died with our go unread, ECONNRESET is told once, before what it has said and before the end.
-        Err(e) if e.is(libc::ECONNRESET) => sys::socket::recv(socket, &mut record)?,
-        r => r?,
-    };
-    Ok((parse(&record[..n]), fd))
 }
 
 /// Reads a record. Anything malformed counts as closed: nothing the child sends can do harm.
@@ -143,11 +186,17 @@ fn text(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
+    /// The child's end and the shim's.
+    fn pair() -> (OwnedFd, Report) {
+        let (child, shim) = sys::socket::seqpacket_pair().unwrap();
+        (child, Report::new(shim, Progress::new(None)))
+    }
+
     #[test]
     fn a_failure_crosses_the_socket_whole() {
-        let (a, b) = sys::socket::seqpacket_pair().unwrap();
-        failed(a.as_fd(), 7, &Error::new("fsmount", libc::EPERM), b"why");
-        let (message, fd) = receive(b.as_fd(), Progress::new(None)).unwrap();
+        let (child, shim) = pair();
+        failed(child.as_fd(), 7, &Error::new("fsmount", libc::EPERM), b"why");
+        let (message, fd) = shim.next().unwrap();
         assert!(fd.is_none());
         let (call, note) = ("fsmount".to_string(), "why".to_string());
         assert_eq!(message, Message::Failed { step: 7, call, errno: libc::EPERM, note });
@@ -155,41 +204,61 @@ mod tests {
 
     #[test]
     fn a_terminal_travels_with_ready() {
-        let (a, b) = sys::socket::seqpacket_pair().unwrap();
+        let (child, shim) = pair();
         let null = std::fs::File::open("/dev/null").unwrap();
-        reached(a.as_fd(), Sync::Ready, Some(null.into())).unwrap();
-        let (message, fd) = receive(b.as_fd(), Progress::new(None)).unwrap();
+        reached(child.as_fd(), Sync::Ready, Some(null.into())).unwrap();
+        let (message, fd) = shim.next().unwrap();
         assert_eq!(message, Message::Reached(Sync::Ready));
         assert!(fd.is_some());
     }
 
     #[test]
     fn the_listeners_number_crosses_the_socket() {
-        let (a, b) = sys::socket::seqpacket_pair().unwrap();
-        go(b.as_fd()).unwrap();
-        listener(a.as_fd(), 517).unwrap();
-        assert_eq!(receive(b.as_fd(), Progress::new(None)).unwrap().0, Message::Listener(517));
+        let (child, shim) = pair();
+        shim.go().unwrap();
+        listener(child.as_fd(), 517).unwrap();
+        assert_eq!(shim.next().unwrap().0, Message::Listener(517));
     }
 
     /// Seen to fail where ECONNRESET is taken for the end.
     #[test]
     fn last_words_are_heard_of_a_child_that_has_not_read_its_go() {
-        let (a, b) = sys::socket::seqpacket_pair().unwrap();
-        go(b.as_fd()).unwrap();
-        failed(a.as_fd(), 7, &Error::new("read", libc::ENOSYS), b"");
-        drop(a);
-        let next = || receive(b.as_fd(), Progress::new(None)).unwrap().0;
-        assert!(matches!(next(), Message::Failed { step: 7, .. }));
-        assert_eq!(next(), Message::Closed);
+        let (child, shim) = pair();
+        shim.go().unwrap();
+        failed(child.as_fd(), 7, &Error::new("read", libc::ENOSYS), b"");
+        drop(child);
+        assert!(matches!(shim.next().unwrap().0, Message::Failed { step: 7, .. }));
+        assert_eq!(shim.next().unwrap().0, Message::Closed);
     }
 
     #[test]
     fn silence_beyond_the_limit_tells_the_step() {
-        let (_a, b) = sys::socket::seqpacket_pair().unwrap();
+        let (_child, shim) = sys::socket::seqpacket_pair().unwrap();
         let limit = Duration::from_millis(1);
         let progress = Progress::new(Some(limit));
         progress.begins(9);
-        assert_eq!(receive(b.as_fd(), progress).unwrap().0, Message::Late { step: 9, limit });
+        assert_eq!(Report::new(shim, progress).next().unwrap().0, Message::Late { step: 9, limit });
+    }
+
+    #[test]
+    fn what_was_said_last_comes_before_the_end() {
+        let (child, shim) = pair();
+        assert!(!shim.has_closed());
+        reached(child.as_fd(), Sync::Ready, None).unwrap();
+        drop(child);
+        assert!(!shim.has_closed());
+        assert_eq!(shim.next().unwrap().0, Message::Reached(Sync::Ready));
+        assert!(shim.has_closed() && shim.has_closed());
+        assert_eq!(shim.next().unwrap().0, Message::Closed);
+    }
+
+    #[test]
+    fn nobody_waits_twice() {
+        let (_child, mut shim) = pair();
+        shim.set_due();
+        let begun = std::time::Instant::now();
+        assert_eq!(shim.next().unwrap().0, Message::Late { step: 0, limit: shim.limit() });
+        assert!(begun.elapsed() < shim.limit());
     }
 
     #[test]
@@ -197,8 +266,8 @@ mod tests {
         assert_eq!(parse(&[]), Message::Closed);
         assert_eq!(parse(&[9, 9]), Message::Closed);
         assert_eq!(parse(&[0; 17]), Message::Closed);
-        let (a, b) = sys::socket::seqpacket_pair().unwrap();
-        drop(a);
-        assert_eq!(receive(b.as_fd(), Progress::new(None)).unwrap().0, Message::Closed);
+        let (child, shim) = pair();
+        drop(child);
+        assert_eq!(shim.next().unwrap().0, Message::Closed);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::super::plan::Plan;
 use super::Progress;
-use super::report::{self, Message};
+use super::report::{Message, Report};
 use crate::engine::error::{Doing, Error};
 use crate::sys::clone::{Cloned, clone3};
 use crate::sys::{self, fs, ns, process, socket};
@@ -25,20 +25,17 @@ pub struct Born {
     /// Its pid as the shim sees it.
     pub pid: i32,
     pub pidfd: Arc<OwnedFd>,
-    /// The shim's end of the report socket: the gate.
-    pub socket: OwnedFd,
-    pub progress: Progress,
+    pub report: Report,
 }
 
 impl Born {
     /// The next message of the child. Blocks until there is one, the child is gone, or it is late.
     pub fn next(&self) -> Result<(Message, Option<OwnedFd>), Error> {
-        report::receive(self.socket.as_fd(), self.progress)
-            .doing(|| format!("reading the report of process {}", self.pid))
+        self.report.next().doing(|| format!("reading the report of process {}", self.pid))
     }
 
     pub fn go(&self) -> Result<(), Error> {
-        report::go(self.socket.as_fd()).doing(|| format!("telling process {} to go on", self.pid))
+        self.report.go().doing(|| format!("telling process {} to go on", self.pid))
     }
 
     /// Takes the process over that says it was born (`Message::Born`), and reaps the one before.
@@ -56,7 +53,7 @@ impl Born {
     /// Kills and reaps a child that did not make it. One that does not die (state D) is left to the shim's reaper.
     pub fn abandon(self) {
         let _ = process::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
-        drop(self.socket);
+        drop(self.report);
         let _ = process::poll_in(self.pidfd.as_fd(), DEAD_WITHIN);
         let _ = process::waitid(self.pidfd.as_fd(), libc::WEXITED | libc::WNOHANG);
     }
@@ -78,7 +75,7 @@ pub fn spawn(plan: &Plan) -> Result<Born, Error> {
         true => direct(plan, progress, &ours, &theirs)?,
         false => through_namespaces(plan, progress, &ours, &theirs)?,
     };
-    Ok(Born { pid, pidfd: Arc::new(pidfd), socket: ours, progress })
+    Ok(Born { pid, pidfd: Arc::new(pidfd), report: Report::new(ours, progress) })
 }
 
 fn direct(
