@@ -226,7 +226,7 @@ fn net_devices(linux: &Linux, joined: &[Joined], born: &Born) -> Result<(), Erro
     if let Some(netns) = joined.iter().find(|ns| ns.kind == Kind::Network) {
         return net_device::move_all(devices, &netns.fd);
     }
-    // A new namespace comes with the clone itself; the pid is our unreaped child's, so nobody else's.
+    // A new one is init's own; the pid is our unreaped child's, so nobody else's.
     let path = format!("/proc/{}/ns/net", born.pid);
     let netns = std::fs::File::open(&path).doing(|| format!("opening {path}"))?;
     net_device::move_all(devices, &netns.into())

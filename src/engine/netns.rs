@@ -1,7 +1,9 @@
 //! A network namespace made while something else is done: of all that clone3 makes for a container, nothing takes the
 //! kernel as long (README, Where the time goes).
 //!
-//! It belongs to nobody but the descriptor it is held by: with the shim, or when no Create takes it, it is gone.
+//! It belongs to nobody but the descriptor it is held by: with the shim, or when no Create takes it, it is gone. Whoever makes it
+//! or clones into it visits it, so a shim that could not come back (root of a user namespace, in the host's network) has clone3
+//! make it.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
@@ -84,6 +86,7 @@ mod tests {
             Plan { clone_flags: (libc::CLONE_NEWNET | libc::CLONE_NEWNS) as u64, ..Plan::default() };
         making.serve(&mut plan);
         assert_eq!(plan.clone_flags, libc::CLONE_NEWNS as u64);
+        assert!(plan.to_string().contains("born in a new namespace made before: network"), "{plan}");
         assert_eq!(plan.netns.map(|ns| inode(&ns)), Some(inode(&made)));
     }
 }

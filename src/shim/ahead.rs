@@ -150,15 +150,16 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn what_was_done_ahead_is_not_done_again() {
         let bundle = tempfile::tempdir().unwrap();
-        let spec = r#"{"ociVersion":"1.0.1","linux":{"seccomp":{"defaultAction":"SCMP_ACT_ALLOW"}}}"#;
+        let spec = r#"{"ociVersion":"1.0.1","linux":{"namespaces":[{"type":"network"}],"seccomp":{"defaultAction":"SCMP_ACT_ALLOW"}}}"#;
         std::fs::write(bundle.path().join("config.json"), spec).unwrap();
         let (done, result) = oneshot::channel();
         let parsed = parse(bundle.path()).unwrap();
         let ahead = Ahead { result: Arc::new(Mutex::new(Some(result))), ..Ahead::default() };
-        let filter = parsed.1.filter.clone().unwrap();
+        let (filter, netns) = (parsed.1.filter.clone().unwrap(), parsed.1.netns.clone().unwrap());
         assert!(done.send(parsed).is_ok());
         let loaded = ahead.load(bundle.path()).await.unwrap();
         assert!(Arc::ptr_eq(&filter, &loaded.filter.unwrap()));
+        assert!(Arc::ptr_eq(&netns, &loaded.netns.unwrap()));
     }
 
     #[tokio::test(flavor = "current_thread")]

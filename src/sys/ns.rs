@@ -1,6 +1,7 @@
 //! Namespaces: unshare(2), setns(2), sethostname(2), setdomainname(2), and bringing up the loopback interface.
 
 use std::ffi::CStr;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -27,35 +28,41 @@ pub fn setns(fd: BorrowedFd<'_>, kinds: i32) -> Result<()> {
 pub struct Visit {
     home: OwnedFd,
     kind: i32,
+    /// It is this thread that goes home.
+    thread: PhantomData<*const ()>,
 }
 
 impl Visit {
-    /// Of the network namespace behind `fd`.
+    /// Of the network namespace behind `fd`. EPERM as well where there is no way home.
     pub fn network(fd: BorrowedFd<'_>) -> Result<Self> {
-        let home = network()?;
-        setns(fd, libc::CLONE_NEWNET)?;
-        Ok(Self { home, kind: libc::CLONE_NEWNET })
+        Self::begin(network()?, libc::CLONE_NEWNET, || setns(fd, libc::CLONE_NEWNET))
     }
 
-    /// Of a network namespace that is new.
+    /// Of a network namespace that is new. EPERM as well where there is no way home.
     pub fn new_network() -> Result<Self> {
-        let home = network()?;
-        unshare(libc::CLONE_NEWNET)?;
-        Ok(Self { home, kind: libc::CLONE_NEWNET })
+        Self::begin(network()?, libc::CLONE_NEWNET, || unshare(libc::CLONE_NEWNET))
     }
 
-    /// Of the pid namespace behind `fd`, which may be the pidfd of a member (Linux 5.8).
+    /// Of the pid namespace behind `fd`, which may be the pidfd of a member (Linux 5.8). EPERM as well where there is no way
+    /// home.
     pub fn pid(fd: BorrowedFd<'_>) -> Result<Self> {
         let home = fs::openat(fs::CWD, c"/proc/thread-self/ns/pid", libc::O_RDONLY, 0)?;
-        setns(fd, libc::CLONE_NEWPID)?;
-        Ok(Self { home, kind: libc::CLONE_NEWPID })
+        Self::begin(home, libc::CLONE_NEWPID, || setns(fd, libc::CLONE_NEWPID))
+    }
+
+    /// KERNEL: going home takes CAP_SYS_ADMIN in the user namespace that home belongs to (setns(2)), which root of another
+    /// one lacks. Going there from there says whether there is a way.
+    fn begin(home: OwnedFd, kind: i32, leave: impl FnOnce() -> Result<()>) -> Result<Self> {
+        setns(home.as_fd(), kind)?;
+        leave()?;
+        Ok(Self { home, kind, thread: PhantomData })
     }
 }
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        // Going home always works: it is this thread's own namespace (setns(2)).
-        let _ = setns(self.home.as_fd(), self.kind);
+        let back = setns(self.home.as_fd(), self.kind);
+        debug_assert!(back.is_ok(), "a thread is lost in a container's namespace: {back:?}");
     }
 }
 

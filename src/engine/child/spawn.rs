@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
-use super::super::plan::Plan;
+use super::super::plan::{Fd, Plan};
 use super::Progress;
 use super::report::{Message, Report};
 use crate::engine::error::{Doing, Error};
@@ -68,14 +68,28 @@ pub fn spawn(plan: &Plan) -> Result<Born, Error> {
     let (ours, theirs) = socket::seqpacket_pair().doing(|| "making the child's report socket".into())?;
     sys::fault::next_clone();
     let progress = Progress::new(plan.limit);
-    let _pidns = plan.pidns.as_ref().map(|ns| enter_pidns(ns)).transpose()?;
+    let mut joins = plan.born_in.clone();
+    let _pidns = visit_pidns(plan, &mut joins)?;
     let netns = plan.netns.as_ref().map(|ns| ns::Visit::network(ns.as_fd())).transpose();
     let _netns = netns.doing(|| "entering the new network namespace".into())?;
-    let (pid, pidfd) = match plan.born_in.is_empty() {
+    let (pid, pidfd) = match joins.is_empty() {
         true => direct(plan, progress, &ours, &theirs)?,
-        false => through_namespaces(plan, progress, &ours, &theirs)?,
+        false => through_namespaces(plan, &joins, progress, &ours, &theirs)?,
     };
     Ok(Born { pid, pidfd: Arc::new(pidfd), report: Report::new(ours, progress) })
+}
+
+/// Has the thread's children born in the plan's pid namespace. A root of a user namespace that could not come back adds it to
+/// what somebody else `joins`.
+fn visit_pidns(plan: &Plan, joins: &mut Vec<(i32, Fd)>) -> Result<Option<ns::Visit>, Error> {
+    let Some(pidns) = &plan.pidns else { return Ok(None) };
+    match ns::Visit::pid(pidns.as_fd()) {
+        Err(e) if e.is(libc::EPERM) => {
+            joins.insert(0, (libc::CLONE_NEWPID, pidns.clone()));
+            Ok(None)
+        }
+        visit => visit.map(Some).map_err(|e| not_entered("entering the pid namespace", plan, e)),
+    }
 }
 
 fn direct(
@@ -119,34 +133,40 @@ fn clone_child(
 /// thread) and clones the child as its sibling, so that the shim is the parent all the same.
 fn through_namespaces(
     plan: &Plan,
+    joins: &[(i32, Fd)],
     progress: Progress,
     ours: &OwnedFd,
     theirs: &OwnedFd,
 ) -> Result<(i32, OwnedFd), Error> {
-    let doing = || "joining the namespaces by path and creating the process".to_string();
+    const DOING: &str = "joining the namespaces by path and creating the process";
+    let doing = || DOING.to_string();
     let (to_us, from_it) = socket::seqpacket_pair().doing(doing)?;
     let intermediate =
-        clone3(0, None, || join_and_clone(plan, progress, ours, theirs, &from_it)).doing(doing)?;
+        clone3(0, None, || join_and_clone(plan, joins, progress, ours, theirs, &from_it)).doing(doing)?;
     drop(from_it);
     let mut record = [0; 4];
     let answer = socket::recv(to_us.as_fd(), &mut record);
     let _ = process::waitid(intermediate.pidfd.as_fd(), libc::WEXITED);
     match answer.doing(doing)? {
         (1, Some(pidfd)) => Ok((pid_of(&pidfd)?, pidfd)),
-        _ => Err(Error::doing(doing(), sys::Error::new("setns or clone3", i32::from_le_bytes(record)))),
+        _ => {
+            let e = sys::Error::new("setns or clone3", i32::from_le_bytes(record));
+            Err(not_entered(DOING, plan, e))
+        }
     }
 }
 
 /// The intermediate process: sends the sibling's pidfd, or the errno that prevented it.
 fn join_and_clone(
     plan: &Plan,
+    joins: &[(i32, Fd)],
     progress: Progress,
     ours: &OwnedFd,
     theirs: &OwnedFd,
     answer: &OwnedFd,
 ) -> Infallible {
     let sibling = libc::CLONE_PARENT as u64;
-    let joined = plan.born_in.iter().try_for_each(|(kind, fd)| ns::setns(fd.as_fd(), *kind));
+    let joined = joins.iter().try_for_each(|(kind, fd)| ns::setns(fd.as_fd(), *kind));
     let cloned = joined.and_then(|()| clone_child(plan, progress, sibling, &[ours, answer], theirs));
     let sent = match cloned {
         Ok(cloned) => socket::send(answer.as_fd(), &[0], Some(cloned.pidfd.as_fd())),
@@ -165,12 +185,12 @@ fn pid_of(pidfd: &OwnedFd) -> Result<i32, Error> {
         .ok_or_else(|| Error::doing("finding the new process", "its pidfd names no pid"))
 }
 
-/// A pid namespace whose first process is gone takes no more.
-fn enter_pidns(pidns: &OwnedFd) -> Result<ns::Visit, Error> {
-    ns::Visit::pid(pidns.as_fd()).map_err(|e| match e.errno {
-        libc::ESRCH => Error::Gone("the container's init process is gone".into()),
-        _ => Error::doing("entering the pid namespace", e),
-    })
+fn not_entered(doing: &str, plan: &Plan, e: sys::Error) -> Error {
+    match e.errno {
+        // A pid namespace whose first process is gone takes no more.
+        libc::ESRCH if plan.pidns.is_some() => Error::Gone("the container's init process is gone".into()),
+        _ => Error::doing(doing, e),
+    }
 }
 
 #[cfg(test)]
