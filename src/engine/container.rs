@@ -123,11 +123,13 @@ impl Container {
         let gate = gate.ok_or_else(|| Error::Gone("the container has been started already".into()))?;
         let init = Some(&self.init.pidfd);
         let hooks = self.start_hooks();
-        hooks::run("startContainer", hooks, &self.document("created"), Place::Container(self), init)
-            // A hook that finds init gone is not what went wrong.
-            .map_err(|e| gate.last_words().unwrap_or(e))?;
+        if !hooks.is_empty() {
+            hooks::run("startContainer", hooks, &self.document("created"), Place::Container(self), init)
+                // A hook that finds init gone is not what went wrong.
+                .map_err(|e| gate.last_words().unwrap_or(e))?;
+        }
         fault!("Start: hooks ran")?;
-        gate.open()?;
+        gate.open().map_err(|e| self.not_started(e, &gate))?;
         Ok(gate)
     }
 
@@ -138,12 +140,14 @@ impl Container {
     /// When the program cannot be executed; init is dead or dying then.
     pub fn started(&self, gate: &Gate) -> Result<(), Error> {
         let listens = |number| self.listens(&self.init, number, "created");
-        gate.settle(&self.init, listens).map_err(|e| {
-            let _ = self.init.signal(libc::SIGKILL);
-            explain_death(e, &self.cgroup, gate.memory_limit)
-        })?;
+        gate.settle(&self.init, listens).map_err(|e| self.not_started(e, gate))?;
         let _ = fault!("Start: gate open");
         Ok(())
+    }
+
+    fn not_started(&self, e: Error, gate: &Gate) -> Error {
+        let _ = self.init.signal(libc::SIGKILL);
+        explain_death(e, &self.cgroup, gate.memory_limit)
     }
 
     fn start_hooks(&self) -> &[Hook] {

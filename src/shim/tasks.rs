@@ -1,7 +1,7 @@
 //! The tasks of this shim and what can be done to them. Knows nothing of ttrpc's wire; `service` translates.
 //!
-//! No lock is held across anything that blocks: mounts, cgroups, hooks and the handshake with a child run on a thread
-//! of their own, and `kill` needs none of the locks that the rest takes.
+//! No lock is held across anything that blocks: mounts, cgroups, hooks and a child's questions are for threads of their
+//! own, a child's way to its program takes none at all (`rising`), and `kill` needs none of the locks that the rest takes.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -167,7 +167,7 @@ impl Tasks {
                 )));
             }
         }
-        until_started(task.container.clone()).await?.map_err(|e| match e {
+        start_container(task.container.clone()).await?.map_err(|e| match e {
             // "Not found" would be taken to mean the container.
             engine::Error::Gone(_) => error::unknown(e),
             _ => refuse(e),
@@ -242,7 +242,7 @@ impl Tasks {
         let _ = fault!("Exec: streams open");
         let request = ExecRequest { process: spec, stdio: [ends.stdin, ends.stdout, ends.stderr] };
         let container = task.container.clone();
-        let executed = match until_executed(container, request).await? {
+        let executed = match run_exec(container, request).await? {
             // It hung for so long that init's exit is told already, and that is the container's last. The reaper takes it.
             Ok(late) if task.init.exit().is_some() => {
                 let _ = late.process.signal(libc::SIGKILL);
@@ -414,7 +414,7 @@ impl Tasks {
     }
 }
 
-async fn until_started(container: Arc<Container>) -> ttrpc::Result<Result<(), engine::Error>> {
+async fn start_container(container: Arc<Container>) -> ttrpc::Result<Result<(), engine::Error>> {
     let gate = match container.has_start_hooks() {
         false => container.start(),
         true => {
@@ -428,7 +428,7 @@ async fn until_started(container: Arc<Container>) -> ttrpc::Result<Result<(), en
     }
 }
 
-async fn until_executed(
+async fn run_exec(
     container: Arc<Container>,
     request: ExecRequest,
 ) -> ttrpc::Result<Result<Executed, engine::Error>> {

@@ -1,5 +1,6 @@
 //! The report socket's records: fixed size, written without allocation, read back as values.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -91,13 +92,13 @@ pub fn listener(socket: BorrowedFd<'_>, number: i32) -> Result<()> {
 pub struct Report {
     socket: OwnedFd,
     progress: Progress,
-    /// The child has had its time already.
-    is_due: bool,
+    /// The child has had its time for the next record already.
+    is_due: Cell<bool>,
 }
 
 impl Report {
     pub fn new(socket: OwnedFd, progress: Progress) -> Self {
-        Self { socket, progress, is_due: false }
+        Self { socket, progress, is_due: Cell::new(false) }
     }
 
     /// How long the child may take for its next record.
@@ -105,9 +106,9 @@ impl Report {
         self.progress.limit
     }
 
-    /// Whoever waited for the socket to become readable has waited for so long: nobody waits again.
-    pub fn set_due(&mut self) {
-        self.is_due = true;
+    /// Somebody has waited for the next record for so long: nobody waits again.
+    pub fn set_due(&self) {
+        self.is_due.set(true);
     }
 
     /// The step at which the child is.
@@ -137,7 +138,7 @@ impl Report {
     /// The next record, and the descriptor that came with it. Blocks, but not beyond the child's limit.
     pub fn next(&self) -> Result<(Message, Option<OwnedFd>)> {
         let limit = self.limit();
-        let wait = if self.is_due { 0 } else { limit.as_millis().try_into().unwrap_or(i32::MAX) };
+        let wait = if self.is_due.take() { 0 } else { limit.as_millis().try_into().unwrap_or(i32::MAX) };
         if !sys::process::poll_in(self.as_fd(), wait)? {
             return Ok((Message::Late { step: self.step(), limit }, None));
         }
@@ -254,11 +255,21 @@ mod tests {
 
     #[test]
     fn nobody_waits_twice() {
-        let (_child, mut shim) = pair();
+        let (child, shim) = pair();
         shim.set_due();
         let begun = std::time::Instant::now();
         assert_eq!(shim.next().unwrap().0, Message::Late { step: 0, limit: shim.limit() });
         assert!(begun.elapsed() < shim.limit());
+        let late = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(20));
+            reached(child.as_fd(), Sync::Ready, None)
+        });
+        assert_eq!(
+            shim.next().unwrap().0,
+            Message::Reached(Sync::Ready),
+            "the record after it has its own time"
+        );
+        late.join().unwrap().unwrap();
     }
 
     #[test]
