@@ -24,7 +24,7 @@ pub fn propagation(flags: u64) -> Outcome {
 
 /// Binds the rootfs on itself, so that it is a mount of its own, and opens it.
 pub fn root(room: &mut Room, path: &CStr, slave: bool) -> Outcome {
-    room.null = Some(null_mask()?);
+    room.null = Some(host_null()?);
     let dir = fs::openat(fs::CWD, path, libc::O_PATH | libc::O_DIRECTORY, 0)?;
     // ORDER: before the bind, which a shared mount would pass on to the host, and which takes its propagation from here.
     // pivot_root(2), too, refuses a new root that is shared or lies on a shared mount.
@@ -65,13 +65,6 @@ fn host_null() -> Result<OwnedFd> {
 fn of_the_host(node: BorrowedFd<'_>) -> Outcome {
     let set = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
     kernel::mount_setattr(node, c"", AT_EMPTY_PATH, &MountAttr { set, ..MountAttr::default() })
-}
-
-/// What masks files.
-fn null_mask() -> Result<OwnedFd> {
-    let null = copy_of(host_null()?.as_fd(), 0)?;
-    of_the_host(null.as_fd())?;
-    Ok(null)
 }
 
 /// A detached copy of the mount at `fd`.
@@ -307,7 +300,9 @@ pub fn mask_path(room: &mut Room, target: &Target, label: Option<&CStr>) -> Outc
     let Some(at) = existing(room.root()?, target)? else { return Ok(()) };
     if fs::fstat(at.as_fd())?.st_mode & libc::S_IFMT != libc::S_IFDIR {
         let Some(null) = &room.null else { return Err(Error::new("/dev/null", libc::ENOENT)) };
+        // KERNEL: one copy for all would be cheaper, but for its end: to close a mount that is nowhere waits for RCU.
         let null = copy_of(null.as_fd(), 0)?;
+        of_the_host(null.as_fd())?;
         return kernel::move_mount(null.as_fd(), at.as_fd());
     }
     if let Some(mask) = &room.mask {
