@@ -187,11 +187,12 @@ pub fn execs(contender: &Contender, count: usize) -> Figures {
     let task = sleeper(contender, "many", None);
     rounds::flight_of_execs(&task, &|done| done < 1000);
     thread::sleep(SETTLE);
-    let before = process::pss(task.pid);
+    let (pss, own) = (process::pss(task.pid), process::own(task.pid));
     rounds::flight_of_execs(&task, &|done| done < count);
     thread::sleep(SETTLE);
     let mut figures = Figures::default();
-    figures.add(Row::Growth, process::pss(task.pid) - before);
+    figures.add(Row::Growth, process::pss(task.pid) - pss);
+    figures.add(Row::OwnGrowth, process::own(task.pid) - own);
     // The exits of the execs came too: nobody waits for them by event.
     end(contender, task).shutdown();
     figures

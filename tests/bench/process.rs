@@ -46,6 +46,11 @@ pub fn pss(pid: i32) -> f64 {
     field(&read(pid, "smaps_rollup"), "Pss:")
 }
 
+/// Memory that no file stands for, in KiB.
+pub fn own(pid: i32) -> f64 {
+    field(&read(pid, "smaps_rollup"), "Anonymous:")
+}
+
 pub fn threads(pid: i32) -> f64 {
     field(&read(pid, "status"), "Threads:")
 }

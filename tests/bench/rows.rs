@@ -28,6 +28,7 @@ pub enum Row {
     Burst,
     State,
     Growth,
+    OwnGrowth,
     Wakeups,
     Smallest,
 }
@@ -58,6 +59,7 @@ impl Row {
             Self::Burst => "100 containers, 8 in flight: CPU, s",
             Self::State => "State round trip, us",
             Self::Growth => "PSS growth over the long run of execs, KiB",
+            Self::OwnGrowth => "of this, its own (anonymous) memory, KiB",
             Self::Wakeups => "wake-ups of an idle shim in a minute",
             Self::Smallest => "smallest memory limit that starts a container, KiB",
         }
@@ -83,7 +85,7 @@ impl Row {
             Self::Growth => "≤ 100",
             Self::Wakeups => "0",
             Self::Smallest => "≤ 512",
-            Self::Create | Self::Start | Self::Shutdown => "",
+            Self::Create | Self::Start | Self::Shutdown | Self::OwnGrowth => "",
         }
     }
 

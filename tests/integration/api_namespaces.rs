@@ -112,7 +112,8 @@ fn assert_in(shim: &Shim<'_>, init: u32, name: &str, path: &str) {
     assert_eq!(PathBuf::from(text.trim()), wanted, "an exec");
 }
 
-/// A new network namespace is made by a thread of the shim's, perhaps before Create comes: it is the container's alone all
+/// "If `path` is not specified, the runtime MUST create a new container namespace of type `type`." (config-linux.md,
+/// "Namespaces") That of the network is made by a thread of the shim's, perhaps before Create comes: it is the container's alone all
 /// the same: no thread stays in it, and no descriptor holds it. To see it fail: in `sys/ns.rs` leave the way home out, or in
 /// `engine/netns.rs`, `serve`, forget a copy of the descriptor.
 #[test]
