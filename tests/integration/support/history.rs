@@ -219,8 +219,8 @@ impl History {
         let mut ended = (if life.exec.is_empty() && !self.init_ends { u64::MAX } else { ran.0 }, u64::MAX);
         let mut gone = (u64::MAX, 0);
         for call in self.calls.iter().filter(|call| call.exec == life.exec && made.0 < call.ended) {
-            // A pid namespace's init ignores a SIGTERM, but that ends a Create too.
-            let heeds = call.signal == libc::SIGTERM && (self.init_ends || call.began < made.1);
+            // A pid namespace's init ignores a SIGTERM once its program runs; before, that ends a Create, and who waits for Start.
+            let heeds = call.signal == libc::SIGTERM && (self.init_ends || call.began < ran.1);
             // So does a Delete.
             let deletes = call.verb == Verb::Delete && (call.outcome.is_ok() || call.began < made.1);
             let ends = call.signal == libc::SIGKILL || heeds || deletes;
