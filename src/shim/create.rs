@@ -19,7 +19,7 @@ use super::task::Task;
 use super::tasks::{Tasks, refuse};
 use super::workers::blocking;
 use crate::engine::rootfs::RootfsMount;
-use crate::engine::{self, CreateRequest, Created, netns, seccomp};
+use crate::engine::{self, CreateRequest, Created};
 use crate::sys::fault::fault;
 use crate::{oci, stdio};
 
@@ -43,17 +43,17 @@ impl Tasks {
         }
         let bundle = PathBuf::from(&request.bundle);
         check_bundle(&bundle)?;
-        let Loaded { spec, warnings, filter, netns } =
-            self.ahead.load(&bundle).await.map_err(error::invalid_argument)?;
-        oci::validate::check(&spec).map_err(error::invalid_argument)?;
-        let tolerated = oci::validate::warnings(&spec);
-        warnings.iter().chain(&tolerated).for_each(|warning| log::warn!("container {id}: {warning}"));
+        let loaded = self.ahead.load(&bundle).await.map_err(error::invalid_argument)?;
+        let spec = &loaded.spec;
+        oci::validate::check(spec).map_err(error::invalid_argument)?;
+        let tolerated = oci::validate::warnings(spec);
+        loaded.warnings.iter().chain(&tolerated).for_each(|warning| log::warn!("container {id}: {warning}"));
         let options =
             resolve(request.options.as_ref(), spec.annotations().as_ref().unwrap_or(&Default::default()))?;
-        let streams = self.streams(&request, &spec, &options);
+        let streams = self.streams(&request, spec, &options);
         let (ends, io) = stdio::open(&streams).await.map_err(error::invalid_argument)?;
-        let compiling = filter.clone().filter(|filter| filter.is_quick());
-        let create = engine_request(&request, spec, (filter, netns), ends, &options, begun.abort.clone());
+        let compiling = loaded.filter.clone().filter(|filter| filter.is_quick());
+        let create = engine_request(&request, loaded, ends, &options, begun.abort.clone());
         // Here, while the worker makes cgroups and mounts.
         let compile = async { compiling.iter().for_each(|filter| drop(filter.compiled())) };
         let (created, ()) = tokio::join!(blocking(move || engine::create(create)), compile);
@@ -165,8 +165,7 @@ pub fn owner_of((uid, gid): (u32, u32), options: &Options) -> (u32, u32) {
 
 fn engine_request(
     request: &CreateTaskRequest,
-    mut spec: oci::spec::Spec,
-    (filter, netns): (Option<Arc<seccomp::InMaking>>, Option<Arc<netns::InMaking>>),
+    Loaded { mut spec, filter, netns, .. }: Loaded,
     ends: stdio::ChildEnds,
     options: &Options,
     abort: Arc<engine::Abort>,

@@ -96,6 +96,8 @@ fn of_hundreds_of_calls_in_flight_a_bounded_number_is_worked_on_and_kill_waits_f
     shim.stats().expect("Stats");
     assert!(starts.is_silent() && waits.is_silent(), "not in flight");
     assert_eq!(at_work(), IN_FLIGHT + 1);
+    let threads = status(shim.pid, "Threads");
+    assert!(threads <= QUERIES + 1, "{threads} threads");
     // Nobody's thread waits for a process; those that looked after the queries end when they have had nothing to do for a while.
     eventually("one thread is left", SOON, || (status(shim.pid, "Threads") == 1).then_some(()));
     let memory = status(shim.pid, "RssAnon");
