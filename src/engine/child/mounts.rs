@@ -330,23 +330,29 @@ fn empty_tmpfs(label: Option<&CStr>) -> Result<OwnedFd> {
 }
 
 /// The place in the container, or nothing if it is not there. Any other failure to protect it is fatal.
-///
-/// No link is followed in place of /proc or /sys: one that somebody puts there meanwhile leads nowhere in the container,
-/// and then nothing would be protected.
 fn existing(root: BorrowedFd<'_>, target: &Target) -> Result<Option<OwnedFd>> {
-    let open = || match target.parts.first().filter(|first| [c"proc", c"sys"].contains(&first.as_c_str())) {
-        None => fs::openat2(root, &target.path, libc::O_PATH, 0, IN_ROOT),
-        Some(first) => {
-            let top = fs::openat2(root, first, libc::O_PATH, 0, IN_ROOT | libc::RESOLVE_NO_SYMLINKS)?;
-            let rest = target.path.to_bytes_with_nul().get(first.count_bytes() + 1..).unwrap_or_default();
-            let rest = CStr::from_bytes_with_nul(rest).unwrap_or(c".");
-            fs::openat2(top.as_fd(), rest, libc::O_PATH, 0, IN_ROOT)
-        }
+    let whole = |resolve| fs::openat2(root, &target.path, libc::O_PATH, 0, resolve);
+    let of_kernel = target.parts.first().filter(|first| [c"proc", c"sys"].contains(&first.as_c_str()));
+    let found = match of_kernel {
+        None => whole(IN_ROOT),
+        Some(first) => match whole(IN_ROOT | libc::RESOLVE_NO_SYMLINKS) {
+            Err(e) if e.is(libc::ELOOP) => below(root, first, target),
+            r => r,
+        },
     };
-    match open() {
+    match found {
         Err(e) if e.is(libc::ENOENT) || e.is(libc::ENOTDIR) => Ok(None),
         r => r.map(Some),
     }
+}
+
+/// A place on whose way is a link. None is followed in place of `first`, /proc or /sys: one that somebody puts there meanwhile
+/// leads nowhere in the container, and then nothing would be protected.
+fn below(root: BorrowedFd<'_>, first: &CStr, target: &Target) -> Result<OwnedFd> {
+    let top = fs::openat2(root, first, libc::O_PATH, 0, IN_ROOT | libc::RESOLVE_NO_SYMLINKS)?;
+    let rest = target.path.to_bytes_with_nul().get(first.count_bytes() + 1..).unwrap_or_default();
+    let rest = CStr::from_bytes_with_nul(rest).unwrap_or(c".");
+    fs::openat2(top.as_fd(), rest, libc::O_PATH, 0, IN_ROOT)
 }
 
 pub fn readonly_root(room: &mut Room) -> Outcome {
