@@ -47,6 +47,16 @@ pub struct CreateRequest {
     pub netns: Option<Arc<netns::InMaking>>,
 }
 
+/// A process just cloned, and the plan that it walks.
+pub struct Cloned {
+    plan: Plan,
+    born: Born,
+}
+
+/// Has the call made by a thread that outlives the process, see [`child::spawn`]; `None` without one.
+pub type Lasting = Box<dyn FnOnce(Cloning) -> Option<Result<Cloned, Error>> + Send>;
+type Cloning = Box<dyn FnOnce() -> Result<Cloned, Error> + Send>;
+
 /// What Create gives.
 pub struct Created {
     pub container: Container,
@@ -62,10 +72,10 @@ pub struct Created {
 ///
 /// # Errors
 /// In words; nothing is left behind: no process, mount, cgroup or file, and the same id can be created again.
-pub fn create(request: CreateRequest) -> Result<Created, Error> {
+pub fn create(request: CreateRequest, lasting: Lasting) -> Result<Created, Error> {
     let bundle = request.bundle.clone();
     let mut state = State::new(&request.id);
-    attempt(request, &mut state).map_err(|error| {
+    attempt(request, lasting, &mut state).map_err(|error| {
         let rest = Leftover { state, bundle };
         match rest.clear() {
             Ok(()) => error,
@@ -75,7 +85,7 @@ pub fn create(request: CreateRequest) -> Result<Created, Error> {
     })
 }
 
-fn attempt(mut request: CreateRequest, state: &mut State) -> Result<Created, Error> {
+fn attempt(mut request: CreateRequest, lasting: Lasting, state: &mut State) -> Result<Created, Error> {
     if let Some(process) = request.spec.process_mut() {
         rootless::restrict_oom_score(process);
     }
@@ -95,7 +105,8 @@ fn attempt(mut request: CreateRequest, state: &mut State) -> Result<Created, Err
     fault!("create: limits set")?;
     let mut plan = Plan { limit: Some(request.setup_within), ..init::build(&request.spec, &inputs)? };
     request.netns.iter().for_each(|netns| netns.serve(&mut plan));
-    let born = child::spawn(&plan)?;
+    let Cloned { plan, born } = lasting(Box::new(|| child::spawn(&plan).map(|born| Cloned { plan, born })))
+        .ok_or_else(|| Error::doing("creating the process", "this shim is ending"))??;
     request.abort.born(&born.pidfd);
     fault!("create: init cloned")?;
     state.pid = Some(born.pid);

@@ -30,12 +30,24 @@ fn is_at_execve(plan: &Plan, born: &Born) -> bool {
     born.report.step() + 1 == plan.steps.len()
 }
 
+fn rising(Prepared(plan): Prepared) -> Result<Rising, Error> {
+    let born = child::spawn(&plan)?;
+    if let Err(e) = fault!("Exec: cloned") {
+        born.abandon();
+        return Err(e.into());
+    }
+    Ok(Rising { plan, born })
+}
+
 /// A process to add.
 pub struct ExecRequest {
     pub process: spec::Process,
     /// Descriptors 0, 1, 2; `None` is /dev/null. Ignored for a terminal.
     pub stdio: [Option<OwnedFd>; 3],
 }
+
+/// A process that only has to be cloned.
+pub struct Prepared(Plan);
 
 /// A process that is being set up.
 pub struct Rising {
@@ -60,12 +72,20 @@ pub struct Executed {
 }
 
 impl Container {
-    /// Clones a further process. [`executed`](Self::executed) belongs behind it.
+    /// Readies a further process for [`exec`](Self::exec).
+    ///
+    /// # Errors
+    /// Of its cgroup and what else it needs; `Gone` when init is dead.
+    pub fn prepare(&self, request: ExecRequest) -> Result<Prepared, Error> {
+        self.unless_gone(self.prepared(request))
+    }
+
+    /// Clones it, for [`executed`](Self::executed). By a thread that outlives the process, see [`child::spawn`].
     ///
     /// # Errors
     /// When it cannot be cloned; `Gone` when init is dead.
-    pub fn exec(&self, request: ExecRequest) -> Result<Rising, Error> {
-        self.unless_gone(self.rising(request))
+    pub fn exec(&self, prepared: Prepared) -> Result<Rising, Error> {
+        self.unless_gone(rising(prepared))
     }
 
     /// Follows a further process until its program runs. Blocks unless its report is over.
@@ -94,7 +114,7 @@ impl Container {
         })
     }
 
-    fn rising(&self, request: ExecRequest) -> Result<Rising, Error> {
+    fn prepared(&self, request: ExecRequest) -> Result<Prepared, Error> {
         let process = self.complete(request.process);
         // ORDER: noted first: from its own birth on the process may trace those that come after it.
         self.for_exec.note_capabilities(&process);
@@ -104,13 +124,7 @@ impl Container {
             home: self.home(&process),
             ..self.given()
         };
-        let plan = self.plan(&process, request.stdio.map(|fd| fd.map(Arc::new)), given)?;
-        let born = child::spawn(&plan)?;
-        if let Err(e) = fault!("Exec: cloned") {
-            born.abandon();
-            return Err(e.into());
-        }
-        Ok(Rising { plan, born })
+        self.plan(&process, request.stdio.map(|fd| fd.map(Arc::new)), given).map(Prepared)
     }
 
     /// The plan of a startContainer hook, which is the container's process in all but program and arguments, and

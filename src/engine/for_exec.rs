@@ -84,7 +84,7 @@ fn may_trace(process: &spec::Process) -> bool {
     (wanted.bounding | wanted.sets.permitted | wanted.sets.inheritable) & CAP_SYS_PTRACE != 0
 }
 
-/// Is the joined namespace the shim's own? setns(2) to one's own user namespace is an error, to others pointless.
+/// Is the joined namespace the shim's own? Of this thread, for another may be on a visit (`ns::Visit`). setns(2) to one's own user namespace is an error, to others pointless.
 pub fn is_own(ns: &Joined) -> bool {
     let file = match ns.kind {
         Kind::Mount => "mnt",
@@ -92,7 +92,7 @@ pub fn is_own(ns: &Joined) -> bool {
         other => super::plan::init::name(other),
     };
     use std::os::unix::fs::MetadataExt;
-    let own = std::fs::metadata(format!("/proc/self/ns/{file}"));
+    let own = std::fs::metadata(format!("/proc/thread-self/ns/{file}"));
     let theirs = crate::sys::fs::fstat(ns.fd.as_fd());
     matches!((own, theirs), (Ok(a), Ok(b)) if (a.dev(), a.ino()) == (b.st_dev, b.st_ino))
 }

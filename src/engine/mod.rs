@@ -31,9 +31,9 @@ mod userns;
 pub use abort::{Abort, Leftover};
 pub use clear::{KILL_WITHIN, bury, clear};
 pub use container::{Container, Process, poststop_of};
-pub use create::{CreateRequest, Created, create};
+pub use create::{CreateRequest, Created, Lasting, create};
 pub use error::Error;
-pub use exec::{ExecRequest, Executed};
+pub use exec::{ExecRequest, Executed, Prepared};
 pub use gate::{Gate, InSetup};
 pub use idmap::to_host;
 

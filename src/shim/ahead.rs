@@ -73,22 +73,23 @@ impl Ahead {
         {
             return Ok(*loaded);
         }
-        spec::load(bundle).map(Loaded::from)
+        spec::load(bundle).map(Loaded::begin)
     }
 }
 
-impl From<(Spec, Warnings)> for Loaded {
-    fn from((spec, warnings): (Spec, Warnings)) -> Self {
+impl Loaded {
+    /// What the spec asks for; its network namespace begins to be made.
+    fn begin((spec, warnings): (Spec, Warnings)) -> Self {
         let linux = spec.linux().as_ref();
         let filter = linux.and_then(|linux| linux.seccomp().clone()).map(seccomp::InMaking::new);
         let netns = linux.and_then(netns::InMaking::new);
-        netns.iter().for_each(begin);
+        netns.iter().for_each(make_aside);
         Self { spec, warnings, filter, netns }
     }
 }
 
-/// Begins to make it on a thread of its own; without one, Create makes it.
-fn begin(netns: &Arc<netns::InMaking>) {
+/// Makes it on a thread of its own; without one, Create makes it.
+fn make_aside(netns: &Arc<netns::InMaking>) {
     let netns = netns.clone();
     let make = move || -> Tell {
         netns.make();
@@ -99,7 +100,7 @@ fn begin(netns: &Arc<netns::InMaking>) {
 
 fn parse(bundle: &Path) -> Option<Parsed> {
     let text = spec::read(bundle).ok()?;
-    let loaded = Loaded::from(spec::parse(&text).ok()?);
+    let loaded = Loaded::begin(spec::parse(&text).ok()?);
     Some((text, Box::new(loaded)))
 }
 

@@ -10,6 +10,7 @@ use containerd_shim_protos::api::CreateTaskRequest;
 use super::ahead::Loaded;
 use super::error;
 use super::inflight::{Outcome, Reply};
+use super::lasting;
 use super::options::{self, Options};
 use super::process::Process;
 use super::proto::Any;
@@ -56,7 +57,9 @@ impl Tasks {
         let create = engine_request(&request, loaded, ends, &options, begun.abort.clone());
         // Here, while the worker makes cgroups and mounts.
         let compile = async { compiling.iter().for_each(|filter| drop(filter.compiled())) };
-        let (created, ()) = tokio::join!(blocking(move || engine::create(create)), compile);
+        let (lasting, clone) = lasting::here();
+        let create = blocking(move || engine::create(create, Box::new(lasting)));
+        let (created, (), ()) = tokio::join!(create, compile, clone);
         let created = match created? {
             Ok(created) => created,
             Err(e) => {

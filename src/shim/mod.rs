@@ -12,6 +12,7 @@ mod delete;
 pub mod error;
 pub(crate) mod inflight;
 mod info;
+mod lasting;
 pub mod log;
 pub mod options;
 mod pause;

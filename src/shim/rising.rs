@@ -1,4 +1,4 @@
-//! From the clone of a process to its program: no thread waits for that.
+//! From the clone of a process to its program: no thread waits for one that has nothing to ask on its way.
 
 use std::os::fd::AsFd;
 

@@ -1,7 +1,7 @@
 //! The tasks of this shim and what can be done to them. Knows nothing of ttrpc's wire; `service` translates.
 //!
 //! No lock is held across anything that blocks: mounts, cgroups, hooks and a child's questions are for threads of their
-//! own, a child's way to its program takes none at all (`rising`), and `kill` needs none of the locks that the rest takes.
+//! own, a child that asks nothing on its way to its program takes none at all (`rising`), and `kill` needs none of the locks that the rest takes.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -433,7 +433,9 @@ async fn run_exec(
     request: ExecRequest,
 ) -> ttrpc::Result<Result<Executed, engine::Error>> {
     let of = container.clone();
-    match blocking(move || of.exec(request)).await? {
+    let prepared = blocking(move || of.prepare(request)).await?;
+    // ORDER: here, on the thread that lasts.
+    match prepared.and_then(|prepared| container.exec(prepared)) {
         Ok(process) => rising::until_executed(process, move |process| container.executed(process)).await,
         Err(e) => Ok(Err(e)),
     }

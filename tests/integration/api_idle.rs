@@ -3,7 +3,10 @@
 use crate::support::shim::Host;
 use crate::support::{SOON, eventually, subject};
 use crate::{needs, needs_containers};
+use containerd_shim_protos::api::Status;
+use serde_json::json;
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 /// Longer than any timer a shim could want while it waits.
@@ -54,6 +57,36 @@ fn an_idle_shim_has_one_thread_lets_go_of_its_program_and_sleeps() {
         std::thread::sleep(QUIET);
         (status(shim.pid, "voluntary_ctxt_switches:") == before).then_some(())
     });
+}
+
+/// "the "parent" in this case is considered to be the thread that created this process" (PR_SET_PDEATHSIG(2const)): a program
+/// that asks for a signal at its end gets none when worker threads end. Seen to fail with a worker that clones, for both.
+#[test]
+fn the_end_of_a_worker_thread_is_nobodys_parents() {
+    needs_containers!();
+    needs!(Path::new("/usr/bin/setpriv").exists(), "setpriv (util-linux) is not there");
+    let host = Host::new();
+    let script = "exec /usr/bin/setpriv --pdeathsig KILL sleep 1000";
+    let mut bundle = host.bundle("a", script);
+    for dir in ["/usr", "/lib", "/lib64"].into_iter().filter(|dir| Path::new(dir).exists()) {
+        bundle.push(
+            "/mounts",
+            json!({"destination": dir, "type": "bind", "source": dir, "options": ["bind", "ro"]}),
+        );
+    }
+    let shim = host.start(bundle);
+    shim.create().expect("Create");
+    let init = shim.start("").expect("Start");
+    shim.exec("x", script).expect("Exec");
+    let exec = shim.start("x").expect("Start of the exec");
+    for pid in [init, exec] {
+        let name = || fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        eventually("setpriv has executed its program", SOON, || (name() == "sleep\n").then_some(()));
+    }
+    if subject::ours() {
+        eventually("the worker threads end", SOON, || (status(shim.pid, "Threads:") == 1).then_some(()));
+    }
+    assert_eq!((shim.status(""), shim.status("x")), (Status::RUNNING, Status::RUNNING));
 }
 
 /// Seen to fail where only idle worker threads give memory back: the events outlive them.

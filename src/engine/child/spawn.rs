@@ -61,6 +61,9 @@ impl Born {
 
 /// Clones a child that walks `plan`.
 ///
+/// KERNEL: its parent is the calling thread, of whose end a program is told that asks for it (PR_SET_PDEATHSIG, prctl(2)). What
+/// is to last is for a thread that does.
+///
 /// # Errors
 /// When the clone itself fails. What fails later, the child reports on its socket.
 pub fn spawn(plan: &Plan) -> Result<Born, Error> {
@@ -138,7 +141,7 @@ fn through_namespaces(
     ours: &OwnedFd,
     theirs: &OwnedFd,
 ) -> Result<(i32, OwnedFd), Error> {
-    const DOING: &str = "joining the namespaces by path and creating the process";
+    const DOING: &str = "joining its namespaces and creating the process";
     let doing = || DOING.to_string();
     let (to_us, from_it) = socket::seqpacket_pair().doing(doing)?;
     let intermediate =
@@ -187,7 +190,7 @@ fn pid_of(pidfd: &OwnedFd) -> Result<i32, Error> {
 
 fn not_entered(doing: &str, plan: &Plan, e: sys::Error) -> Error {
     match e.errno {
-        // A pid namespace whose first process is gone takes no more.
+        // Its pidfd names a process that is gone.
         libc::ESRCH if plan.pidns.is_some() => Error::Gone("the container's init process is gone".into()),
         _ => Error::doing(doing, e),
     }
