@@ -7,11 +7,10 @@ use crate::support::bundle::Bundle;
 use crate::support::differences::runc_differs;
 use crate::support::shim::Host;
 use crate::support::subject::{cgroup_v2, ours, run_name, unique};
-use crate::support::{SOON, eventually, leak};
+use crate::support::{SOON, eventually, executable, leak};
 use containerd_shim_protos::api::Status;
 use serde_json::json;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 
 /// The smallest static program there is, as bytes: an ELF header, one segment, and exit(7). elf(5)
 fn tiny() -> Vec<u8> {
@@ -43,9 +42,7 @@ fn tiny() -> Vec<u8> {
 /// A container of the tiny program with a memory limit in bytes, and no swap to flee to.
 fn limited(host: &Host, id: &str, bytes: i64) -> Bundle {
     let mut bundle = Bundle::new(host.folder(), id, &["/tiny"]);
-    let program = host.folder().join(format!("upper-{id}/tiny"));
-    fs::write(&program, tiny()).expect("write the program");
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("chmod");
+    executable(&host.folder().join(format!("upper-{id}/tiny")), tiny());
     bundle.set("/linux/resources/memory", json!({"limit": bytes}));
     bundle
 }

@@ -5,12 +5,11 @@
 use crate::needs;
 use crate::needs_containers;
 use crate::support::fifo::Sink;
-use crate::support::leak;
 use crate::support::shim::{Host, Shim, Stdio3};
 use crate::support::subject::{ours, search_path};
+use crate::support::{executable, leak};
 use serde_json::json;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -30,8 +29,7 @@ fn host_with(name: &str, script: &str) -> Host {
     let folder = host.folder().join("bin");
     fs::create_dir(&folder).expect("make a folder");
     let here = host.folder().display().to_string();
-    fs::write(folder.join(name), format!("#!/bin/sh\n{}", script.replace("HERE", &here))).expect("write");
-    fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o755)).expect("chmod");
+    executable(&folder.join(name), format!("#!/bin/sh\n{}", script.replace("HERE", &here)));
     host.environment.push(("PATH".into(), format!("{}:{}", folder.display(), search_path())));
     host
 }

@@ -6,11 +6,9 @@ use crate::support::run::{exec_output, outcome, output};
 use crate::support::seccomp_agent::Agent;
 use crate::support::shim::{Host, Stdio3};
 use crate::support::subject::{ours, peer_lacks};
-use crate::support::{fifo::Sink, leak};
+use crate::support::{executable, fifo::Sink, leak};
 use crate::{needs, needs_containers};
 use serde_json::{Value, json};
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 
 /// SIGSYS, as a shell tells a death by it.
 const BY_SIGSYS: u32 = 128 + 31;
@@ -372,9 +370,7 @@ fn architectures_have_their_own_numbers() {
     needs_containers!();
     let told = |architectures: Option<&[&str]>| {
         output("/i386; echo status $?", |bundle, folder| {
-            let program = folder.join("upper-a/i386");
-            fs::write(&program, mkdir_of_i386()).expect("write a program");
-            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("chmod");
+            executable(&folder.join("upper-a/i386"), mkdir_of_i386());
             if let Some(architectures) = architectures {
                 profile(bundle, "SCMP_ACT_ERRNO", &["mkdir"]);
                 bundle.set("/linux/seccomp/syscalls/0/errnoRet", json!(libc::EMLINK));

@@ -342,7 +342,8 @@ fn binary_works_from_any_place_with_nothing_beside_it_and_an_empty_path() {
     let place = host.folder().join("an other place");
     std::fs::create_dir(&place).expect("make a folder");
     let binary = place.join("containerd-shim-myshim-v1");
-    std::fs::copy(support::subject::Subject::Ours.binary(), &binary).expect("copy the shim");
+    let shim = std::fs::read(support::subject::Subject::Ours.binary()).expect("read the shim");
+    support::executable(&binary, shim);
     host.binary = binary;
     // timeout(1), which starts it, is looked for before.
     host.environment.push(("PATH".into(), "/usr/bin:/bin".into()));

@@ -6,12 +6,12 @@ use crate::support::fifo::{Sink, Source, make};
 use crate::support::run::exec_output;
 use crate::support::shim::{Host, Stdio3};
 use crate::support::subject::ours;
-use crate::support::{SOON, eventually, leak};
+use crate::support::{SOON, eventually, executable, leak};
 use containerd_shim_protos::api;
 use serde_json::json;
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -276,8 +276,7 @@ fn logger_gets_streams_and_names_and_is_gone_at_the_end() {
         "#!/bin/sh\ntrap '' TERM\nexec >{}\necho $CONTAINER_ID $CONTAINER_NAMESPACE $*\nexec 5>&-\ncat <&3\ncat <&4\n",
         result.display()
     );
-    std::fs::write(&logger, script).expect("write");
-    std::fs::set_permissions(&logger, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    executable(&logger, script);
     let uri = format!("binary://{}?key=value", logger.display());
     let shim = host.start(host.bundle("a", "echo one; echo two >&2"));
     shim.run_with(&Stdio3 { stdout: uri.clone(), stderr: uri, ..Default::default() });

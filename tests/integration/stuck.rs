@@ -5,9 +5,9 @@ use crate::support::bundle::Bundle;
 use crate::support::hung::{self, Hung};
 use crate::support::shim::{Host, Shim, Stdio3};
 use crate::support::wire::Client;
-use crate::support::{SOON, eventually, leak, subject};
+use crate::support::{SOON, eventually, executable, leak, subject};
 use crate::{needs, needs_containers};
-use containerd_shim_protos::api;
+use containerd_shim_protos::api::{self, Status};
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -134,6 +134,38 @@ fn exec_of_a_program_that_does_not_come_is_given_up_by_name_and_the_container_li
     hung.let_go();
     shim.kill("", libc::SIGKILL).expect("Kill");
     shim.wait("").expect("Wait");
+    shim.delete("").expect("Delete");
+    shim.assert_nothing_left();
+}
+
+/// It says where the home of a process is whose environment does not. Seen to fail with a shim whose own thread reads it.
+#[test]
+fn only_its_exec_waits_for_a_passwd_file_that_does_not_come() {
+    needs_containers!();
+    needs!(subject::ours(), "runc waits for ever");
+    let host = Host::new();
+    let Some(mut hung) = Hung::on(&host.folder().join("hung"), hung::LOOKUP) else {
+        needs!(false, "this machine has no FUSE");
+        return;
+    };
+    let mut bundle = host.bundle("a", "sleep 1000");
+    bundle.push(
+        "/mounts",
+        json!({"destination": "/etc", "type": "bind", "source": hung.folder, "options": ["bind"]}),
+    );
+    let shim = host.start(bundle);
+    shim.run();
+    shim.exec("e", "sleep 1000").expect("Exec");
+    let mut client = shim.client();
+    let request = api::StartRequest { id: shim.id(), exec_id: "e".into(), ..Default::default() };
+    client.send(shim.service(), "Start", &request).expect("send Start");
+    hung.wait_until_asked();
+    assert_eq!((shim.status(""), shim.status("e")), (Status::RUNNING, Status::CREATED));
+    hung.let_go();
+    client.receive::<api::StartResponse>("Start").expect("it has no home, but it runs");
+    shim.kill("", libc::SIGKILL).expect("Kill");
+    shim.wait("").expect("Wait");
+    shim.delete("e").expect("Delete of the exec");
     shim.delete("").expect("Delete");
     shim.assert_nothing_left();
 }
@@ -378,7 +410,7 @@ fn hook_beyond_its_timeout_is_ended_with_its_children() {
     needs!(subject::ours(), "runc waits for what its hook has started");
     let host = Host::new();
     let mark = host.folder().join("nap");
-    fs::copy("/bin/sleep", &mark).expect("copy sleep");
+    executable(&mark, fs::read("/bin/sleep").expect("read sleep"));
     let mut bundle = host.bundle("a", "true");
     let script = format!("{} 1000; true", mark.display());
     bundle.set(
