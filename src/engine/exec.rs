@@ -30,24 +30,12 @@ fn is_at_execve(plan: &Plan, born: &Born) -> bool {
     born.report.step() + 1 == plan.steps.len()
 }
 
-fn rising(Prepared(plan): Prepared) -> Result<Rising, Error> {
-    let born = child::spawn(&plan)?;
-    if let Err(e) = fault!("Exec: cloned") {
-        born.abandon();
-        return Err(e.into());
-    }
-    Ok(Rising { plan, born })
-}
-
 /// A process to add.
 pub struct ExecRequest {
     pub process: spec::Process,
     /// Descriptors 0, 1, 2; `None` is /dev/null. Ignored for a terminal.
     pub stdio: [Option<OwnedFd>; 3],
 }
-
-/// A process that only has to be cloned.
-pub struct Prepared(Plan);
 
 /// A process that is being set up.
 pub struct Rising {
@@ -72,20 +60,13 @@ pub struct Executed {
 }
 
 impl Container {
-    /// Readies a further process for [`exec`](Self::exec).
-    ///
-    /// # Errors
-    /// Of its cgroup and what else it needs; `Gone` when init is dead.
-    pub fn prepare(&self, request: ExecRequest) -> Result<Prepared, Error> {
-        self.unless_gone(self.prepared(request))
-    }
-
-    /// Clones it, for [`executed`](Self::executed). By a thread that outlives the process, see [`child::spawn`].
+    /// Clones a further process, whose home is as [`home`](Self::home) says; [`executed`](Self::executed) belongs behind it. Waits
+    /// for nobody, and is for a thread that outlives the process, see [`child::spawn`].
     ///
     /// # Errors
     /// When it cannot be cloned; `Gone` when init is dead.
-    pub fn exec(&self, prepared: Prepared) -> Result<Rising, Error> {
-        self.unless_gone(rising(prepared))
+    pub fn exec(&self, request: ExecRequest, home: String) -> Result<Rising, Error> {
+        self.unless_gone(self.rising(request, home))
     }
 
     /// Follows a further process until its program runs. Blocks unless its report is over.
@@ -114,17 +95,23 @@ impl Container {
         })
     }
 
-    fn prepared(&self, request: ExecRequest) -> Result<Prepared, Error> {
+    fn rising(&self, request: ExecRequest, home: String) -> Result<Rising, Error> {
         let process = self.complete(request.process);
         // ORDER: noted first: from its own birth on the process may trace those that come after it.
         self.for_exec.note_capabilities(&process);
         let given = Given {
             late_birth: self.for_exec.pidns && self.for_exec.tracers.load(Ordering::Relaxed),
             gate: process.terminal().unwrap_or(false),
-            home: self.home(&process),
+            home,
             ..self.given()
         };
-        self.plan(&process, request.stdio.map(|fd| fd.map(Arc::new)), given).map(Prepared)
+        let plan = self.plan(&process, request.stdio.map(|fd| fd.map(Arc::new)), given)?;
+        let born = child::spawn(&plan)?;
+        if let Err(e) = fault!("Exec: cloned") {
+            born.abandon();
+            return Err(e.into());
+        }
+        Ok(Rising { plan, born })
     }
 
     /// The plan of a startContainer hook, which is the container's process in all but program and arguments, and
@@ -135,7 +122,8 @@ impl Container {
     pub(super) fn hook(&self, hook: &spec::Hook, stdio: [Option<Fd>; 3]) -> Result<Plan, Error> {
         let mut process = self.for_exec.process.clone();
         process.set_terminal(None).set_args(Some(vec![hook.path().display().to_string()]));
-        let given = Given { home: self.home(&process), ..self.given() };
+        let home = given_home(&process).is_none().then(|| self.home(process.user().uid()));
+        let given = Given { home: home.unwrap_or_default(), ..self.given() };
         let silent = |f: &Arc<Filter>| u64::from(f.flags) & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER == 0;
         let filter = given.filter.clone().filter(silent);
         self.plan(&process, stdio, Given { filter, ..given })
@@ -230,11 +218,8 @@ impl Container {
         process
     }
 
-    fn home(&self, process: &spec::Process) -> String {
-        let root = PathBuf::from(format!("/proc/{}/root", self.init.pid));
-        match given_home(process) {
-            Some(_) => String::new(),
-            None => passwd::home(&root, process.user().uid()),
-        }
+    /// The home of a process whose environment names none, from the container's passwd file. Blocks where its file system does.
+    pub fn home(&self, uid: u32) -> String {
+        passwd::home(&PathBuf::from(format!("/proc/{}/root", self.init.pid)), uid)
     }
 }

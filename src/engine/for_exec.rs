@@ -84,7 +84,8 @@ fn may_trace(process: &spec::Process) -> bool {
     (wanted.bounding | wanted.sets.permitted | wanted.sets.inheritable) & CAP_SYS_PTRACE != 0
 }
 
-/// Is the joined namespace the shim's own? Of this thread, for another may be on a visit (`ns::Visit`). setns(2) to one's own user namespace is an error, to others pointless.
+/// Is the joined namespace the shim's own? setns(2) to one's own user namespace is an error, to others pointless. This thread is
+/// asked, for another may be on a visit (`ns::Visit`).
 pub fn is_own(ns: &Joined) -> bool {
     let file = match ns.kind {
         Kind::Mount => "mnt",

@@ -33,7 +33,7 @@ pub use clear::{KILL_WITHIN, bury, clear};
 pub use container::{Container, Process, poststop_of};
 pub use create::{CreateRequest, Created, Lasting, create};
 pub use error::Error;
-pub use exec::{ExecRequest, Executed, Prepared};
+pub use exec::{ExecRequest, Executed};
 pub use gate::{Gate, InSetup};
 pub use idmap::to_host;
 

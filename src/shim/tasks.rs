@@ -1,7 +1,8 @@
 //! The tasks of this shim and what can be done to them. Knows nothing of ttrpc's wire; `service` translates.
 //!
 //! No lock is held across anything that blocks: mounts, cgroups, hooks and a child's questions are for threads of their
-//! own, a child that asks nothing on its way to its program takes none at all (`rising`), and `kill` needs none of the locks that the rest takes.
+//! own, a child that asks nothing on its way to its program takes none at all (`rising`), and `kill` needs none of the locks
+//! that the rest takes.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -22,6 +23,7 @@ use super::task::{Exec, Task};
 use super::unfinished::Unfinished;
 use super::workers::blocking;
 use super::{rising, stop, stubborn, supervisor};
+use crate::engine::plan::given_home;
 use crate::engine::{self, Container, ExecRequest, Executed};
 use crate::stdio;
 use crate::sys::fault::fault;
@@ -432,10 +434,13 @@ async fn run_exec(
     container: Arc<Container>,
     request: ExecRequest,
 ) -> ttrpc::Result<Result<Executed, engine::Error>> {
-    let of = container.clone();
-    let prepared = blocking(move || of.prepare(request)).await?;
-    // ORDER: here, on the thread that lasts.
-    match prepared.and_then(|prepared| container.exec(prepared)) {
+    let (of, uid) = (container.clone(), request.process.user().uid());
+    let home = match given_home(&request.process) {
+        Some(_) => String::new(),
+        None => blocking(move || of.home(uid)).await?,
+    };
+    // ORDER: here, on the thread that lasts; and one after the other: nobody who may trace is born between another's plan and clone.
+    match container.exec(request, home) {
         Ok(process) => rising::until_executed(process, move |process| container.executed(process)).await,
         Err(e) => Ok(Err(e)),
     }
