@@ -439,7 +439,8 @@ async fn run_exec(
         Some(_) => String::new(),
         None => blocking(move || of.home(uid)).await?,
     };
-    // ORDER: here, on the thread that lasts; and one after the other: nobody who may trace is born between another's plan and clone.
+    // ORDER: here, on the thread that lasts, and one after the other: nobody who may trace is born
+    // between another's plan and its clone.
     match container.exec(request, home) {
         Ok(process) => rising::until_executed(process, move |process| container.executed(process)).await,
         Err(e) => Ok(Err(e)),

@@ -279,10 +279,7 @@ fn seen_while_an_exec_is_set_up(
     let mut hung = Hung::on(&host.folder().join("hung"), hangs)?;
     let out = Sink::new(host.folder().join("out"));
     let mut bundle = marked(&host, id, LOOK);
-    bundle.push(
-        "/mounts",
-        json!({"destination": "/hung", "type": "bind", "source": hung.folder, "options": ["bind"]}),
-    );
+    hung.bind(&mut bundle, "/hung");
     if trace {
         bundle.may_trace();
     }

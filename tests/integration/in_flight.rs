@@ -70,11 +70,7 @@ fn of_hundreds_of_calls_in_flight_a_bounded_number_is_worked_on_and_kill_waits_f
     };
     let mut bundle = host.bundle("a", "exec sleep 1000");
     bundle.set("/annotations", json!({"io.containerd.myshim.setup-timeout": "1000s"}));
-    let options = ["bind"];
-    bundle.push(
-        "/mounts",
-        json!({"destination": "/hung", "type": "bind", "source": hung.folder, "options": options}),
-    );
+    hung.bind(&mut bundle, "/hung");
     let shim = host.start(bundle);
     shim.run();
     let (mut starts, mut waits) = (Crowd::new(&shim), Crowd::new(&shim));

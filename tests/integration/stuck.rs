@@ -113,10 +113,7 @@ fn exec_of_a_program_that_does_not_come_is_given_up_by_name_and_the_container_li
     };
     let mut bundle = host.bundle("a", "sleep 1000");
     impatient(&mut bundle);
-    bundle.push(
-        "/mounts",
-        json!({"destination": "/hung", "type": "bind", "source": hung.folder, "options": ["bind"]}),
-    );
+    hung.bind(&mut bundle, "/hung");
     let shim = host.start(bundle);
     shim.run();
     shim.exec_process("e", &shim.bundle.process(&["/hung/x"]), &Stdio3::default()).expect("Exec");
@@ -149,10 +146,7 @@ fn only_its_exec_waits_for_a_passwd_file_that_does_not_come() {
         return;
     };
     let mut bundle = host.bundle("a", "sleep 1000");
-    bundle.push(
-        "/mounts",
-        json!({"destination": "/etc", "type": "bind", "source": hung.folder, "options": ["bind"]}),
-    );
+    hung.bind(&mut bundle, "/etc");
     let shim = host.start(bundle);
     shim.run();
     shim.exec("e", "sleep 1000").expect("Exec");
@@ -183,10 +177,7 @@ fn exit_is_told_though_an_exec_hangs_in_its_start() {
     let mut bundle = host.bundle("a", "sleep 1000");
     bundle.set("/annotations", json!({"io.containerd.myshim.setup-timeout": "1000s"}));
     bundle.config["linux"]["namespaces"].as_array_mut().expect("array").remove(0);
-    bundle.push(
-        "/mounts",
-        json!({"destination": "/hung", "type": "bind", "source": hung.folder, "options": ["bind"]}),
-    );
+    hung.bind(&mut bundle, "/hung");
     let shim = host.start(bundle);
     shim.run();
     shim.exec_process("e", &shim.bundle.process(&["/hung/x"]), &Stdio3::default()).expect("Exec");
@@ -214,10 +205,7 @@ fn process_in_uninterruptible_sleep_is_named_and_goes_when_it_can() {
         return;
     };
     let mut bundle = host.bundle("a", "stat /hung/x");
-    bundle.push(
-        "/mounts",
-        json!({"destination": "/hung", "type": "bind", "source": hung.folder, "options": ["bind"]}),
-    );
+    hung.bind(&mut bundle, "/hung");
     let log = host.folder().join("poststop");
     let script = format!("echo once >>{}", log.display());
     bundle.set("/hooks/poststop", json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]));

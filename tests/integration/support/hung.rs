@@ -11,6 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use myshim::sys::mount;
+use serde_json::json;
+
+use super::bundle::Bundle;
 
 /// Operations of linux/fuse.h.
 pub const LOOKUP: u32 = 1;
@@ -48,6 +51,13 @@ impl Hung {
             }
         });
         Some(Self { folder: folder.to_owned(), asked, _device: device })
+    }
+
+    /// Shows it to the container.
+    pub fn bind(&self, bundle: &mut Bundle, destination: &str) {
+        let mount =
+            json!({"destination": destination, "type": "bind", "source": self.folder, "options": ["bind"]});
+        bundle.push("/mounts", mount);
     }
 
     pub fn file(&self) -> PathBuf {
