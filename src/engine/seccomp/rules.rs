@@ -4,8 +4,6 @@
 //! without arguments decides its system call alone, an argument named twice makes alternatives of the rule, and a
 //! number above the newest one the profile names answers ENOSYS so that the C library falls back to older calls.
 
-use std::collections::BTreeMap;
-
 use oci_spec::runtime::{
     LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall,
 };
@@ -73,7 +71,7 @@ const ENOSYS: Verdict = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 /// A group of the profile with what does not depend on the architecture worked out.
 struct Group {
     /// The calls that exist somewhere. COMPAT: other names are ignored, they may be of a newer kernel.
-    calls: Vec<Call>,
+    calls: Vec<&'static Call>,
     action: Verdict,
     alternatives: Vec<Vec<Condition>>,
 }
@@ -110,7 +108,6 @@ impl Profile {
 /// What `arch` answers for each number, one architecture's share of the number space.
 pub fn ranges(profile: &Profile, arch: Arch) -> Vec<Range> {
     let default = profile.default;
-    let (calls, newest) = calls(profile, arch);
     let wide = arch.has_64_bit_arguments();
     let mut ranges: Vec<Range> = Vec::new();
     let mut push = |start: u32, outcome: Outcome| match ranges.last_mut() {
@@ -119,11 +116,11 @@ pub fn ranges(profile: &Profile, arch: Arch) -> Vec<Range> {
         _ => ranges.push(Range { start, outcome, wide }),
     };
     push(arch.number_mark(), Outcome::always(default));
-    for (number, outcome) in calls {
-        push(number, outcome);
-        push(number + 1, Outcome::always(default));
+    for same in mentions(profile, arch).chunk_by(|one, next| one.number == next.number) {
+        push(same[0].number, outcome(default, same));
+        push(same[0].number + 1, Outcome::always(default));
     }
-    if let Some(newest) = newest.filter(|_| profile.answers_enosys) {
+    if let Some(newest) = newest(profile, arch).filter(|_| profile.answers_enosys) {
         push(newest + 1, Outcome::always(ENOSYS));
     }
     ranges.dedup_by(|later, earlier| later.outcome == earlier.outcome);
@@ -135,42 +132,50 @@ fn answers_enosys(default: Action) -> bool {
     !matches!(default, Action::ScmpActAllow | Action::ScmpActLog | Action::ScmpActTrace)
 }
 
-type Calls = BTreeMap<u32, Outcome>;
+/// A group that says something about a number.
+struct Mention<'p> {
+    number: u32,
+    group: &'p Group,
+    /// Behind a multiplexer: which function of it is meant.
+    function: Option<u32>,
+}
 
-/// The calls that the profile treats apart, and the newest number that it names at all.
-fn calls(profile: &Profile, arch: Arch) -> (Calls, Option<u32>) {
-    let mut calls = Calls::new();
-    let mut newest = None;
-    for group in &profile.groups {
+/// By number, and in the profile's order where several are about the same.
+fn mentions(profile: &Profile, arch: Arch) -> Vec<Mention<'_>> {
+    let mut mentions = Vec::new();
+    for group in profile.groups.iter().filter(|group| group.action != profile.default) {
         for call in &group.calls {
-            let direct = call.number(arch);
-            newest = newest.max(direct);
-            if group.action == profile.default {
-                continue;
-            }
-            let function = multiplexed(arch, *call);
-            for (number, function) in direct.map(|n| (n, None)).into_iter().chain(function) {
-                let outcome = calls.entry(number).or_insert_with(|| Outcome::always(profile.default));
-                // Without rules of its own an outcome other than the default was decided by an earlier group.
-                if outcome.rules.is_empty() && outcome.otherwise != profile.default {
-                    continue;
-                }
-                for conditions in &group.alternatives {
-                    let rule = rule(conditions, function, group.action);
-                    if rule.conditions.is_empty() {
-                        *outcome = Outcome::always(group.action);
-                        break;
-                    }
-                    outcome.rules.push(rule);
-                }
-            }
+            let direct = call.number(arch).map(|number| (number, None));
+            let all = direct.into_iter().chain(multiplexed(arch, call));
+            mentions.extend(all.map(|(number, function)| Mention { number, group, function }));
         }
     }
-    (calls, newest)
+    mentions.sort_by_key(|mention| mention.number);
+    mentions
+}
+
+/// The first rule without conditions decides alone.
+fn outcome(default: Verdict, mentions: &[Mention<'_>]) -> Outcome {
+    let mut rules = Vec::new();
+    for Mention { group, function, .. } in mentions {
+        for conditions in &group.alternatives {
+            let rule = rule(conditions, *function, group.action);
+            if rule.conditions.is_empty() {
+                return Outcome::always(group.action);
+            }
+            rules.push(rule);
+        }
+    }
+    Outcome { rules, otherwise: default }
+}
+
+/// The newest number that the profile names at all.
+fn newest(profile: &Profile, arch: Arch) -> Option<u32> {
+    profile.groups.iter().flat_map(|group| &group.calls).filter_map(|call| call.number(arch)).max()
 }
 
 /// The number of `socketcall` or `ipc` and the function's own number, where `call` can be reached through them.
-fn multiplexed(arch: Arch, call: Call) -> Option<(u32, Option<u32>)> {
+fn multiplexed(arch: Arch, call: &Call) -> Option<(u32, Option<u32>)> {
     if arch != Arch::X86 {
         return None;
     }

@@ -2,52 +2,91 @@
 //!
 //! `syscalls.txt` holds one line per name, sorted: `name x86_64 i386 x32 aarch64 arm`, `-` where the call does not
 //! exist; x32's numbers come without their bit 30. Complete up to Linux 7.0 (number 471), from the kernel's
-//! `arch/*/tools/syscall*.tbl`. It is text and not a Rust table because text needs no relocation: nothing of it is
-//! ever private memory of the shim.
+//! `arch/*/tools/syscall*.tbl`. What it becomes holds no pointer, which would need relocation: nothing of it is ever private
+//! memory of the shim.
 
 use super::arch::Arch;
 
 const LINES: &str = include_str!("syscalls.txt");
+/// Columns of numbers.
+const COLUMNS: usize = 5;
+/// No such call on this architecture.
+const NONE: u32 = u32::MAX;
 
-/// One system call: its name and its numbers.
+/// One system call: where in `LINES` its name stands, and its numbers in the order of the columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Call(&'static str);
+pub struct Call {
+    start: u16,
+    end: u16,
+    numbers: [u32; COLUMNS],
+}
+
+static CALLS: [Call; count()] = read();
 
 impl Call {
-    pub fn name(self) -> &'static str {
-        self.0.split(' ').next().unwrap_or_default()
+    pub fn name(&self) -> &'static str {
+        &LINES[self.start.into()..self.end.into()]
     }
 
     /// The number on `arch`, as the filter sees it.
-    pub fn number(self, arch: Arch) -> Option<u32> {
+    pub fn number(&self, arch: Arch) -> Option<u32> {
         let column = match arch {
-            Arch::X86_64 => 1,
-            Arch::X86 => 2,
-            Arch::X32 => 3,
-            Arch::Aarch64 => 4,
-            Arch::Arm => 5,
+            Arch::X86_64 => 0,
+            Arch::X86 => 1,
+            Arch::X32 => 2,
+            Arch::Aarch64 => 3,
+            Arch::Arm => 4,
         };
-        let number: u32 = self.0.split(' ').nth(column)?.parse().ok()?;
-        Some(number | arch.number_mark())
+        Some(self.numbers[column]).filter(|number| *number != NONE).map(|number| number | arch.number_mark())
     }
 }
 
-/// Binary search over lines: look at the line around the middle byte.
-pub fn find(name: &str) -> Option<Call> {
-    let lines = LINES.as_bytes();
-    let (mut low, mut high) = (0, lines.len());
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let start = lines[low..middle].iter().rposition(|byte| *byte == b'\n').map_or(low, |at| low + at + 1);
-        let end = lines[middle..high].iter().position(|byte| *byte == b'\n').map_or(high, |at| middle + at);
-        let here = Call(&LINES[start..end]);
-        match here.name().cmp(name) {
-            std::cmp::Ordering::Equal => return Some(here),
-            std::cmp::Ordering::Less => low = end + 1,
-            std::cmp::Ordering::Greater => high = start,
-        }
+pub fn find(name: &str) -> Option<&'static Call> {
+    CALLS.binary_search_by(|call| call.name().cmp(name)).ok().map(|at| &CALLS[at])
+}
+
+const fn count() -> usize {
+    let (text, mut at, mut lines) = (LINES.as_bytes(), 0, 0);
+    while at < text.len() {
+        lines += (text[at] == b'\n') as usize;
+        at += 1;
     }
-    None
+    lines
+}
+
+/// Read by the compiler: to search and to split the text in every Create took longer than all the rest of a filter.
+const fn read() -> [Call; count()] {
+    let mut calls = [Call { start: 0, end: 0, numbers: [NONE; COLUMNS] }; count()];
+    let (text, mut at, mut row) = (LINES.as_bytes(), 0, 0);
+    while row < calls.len() {
+        calls[row].start = at as u16;
+        while text[at] != b' ' {
+            at += 1;
+        }
+        calls[row].end = at as u16;
+        let mut column = 0;
+        while column < COLUMNS {
+            (calls[row].numbers[column], at) = number_at(at + 1);
+            column += 1;
+        }
+        at += 1;
+        row += 1;
+    }
+    calls
+}
+
+/// The number, or `-`, that begins at this byte, and where it ends.
+const fn number_at(mut at: usize) -> (u32, usize) {
+    let text = LINES.as_bytes();
+    if text[at] == b'-' {
+        return (NONE, at + 1);
+    }
+    let mut number = 0;
+    while text[at].is_ascii_digit() {
+        number = number * 10 + (text[at] - b'0') as u32;
+        at += 1;
+    }
+    (number, at)
 }
 
 /// What i386's `socketcall(2)` and `ipc(2)` call a function in their first argument.
@@ -114,7 +153,9 @@ mod tests {
         for line in LINES.lines() {
             let columns: Vec<_> = line.split(' ').collect();
             assert_eq!(columns.len(), 6, "{line}");
-            assert!(columns[1..].iter().all(|c| *c == "-" || c.parse::<u32>().is_ok()), "{line}");
+            let numbers: Vec<_> = columns[1..].iter().map(|c| c.parse().unwrap_or(NONE)).collect();
+            assert!(columns[1..].iter().zip(&numbers).all(|(c, n)| *c == "-" || *n != NONE), "{line}");
+            assert_eq!(find(columns[0]).map(|call| call.numbers.to_vec()), Some(numbers), "{line}");
         }
     }
 
