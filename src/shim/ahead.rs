@@ -1,5 +1,5 @@
 //! What can be done before it is asked for. When `start` runs, config.json is in the bundle already, and containerd needs
-//! some ten milliseconds from there to Create: time to parse it, to make its network namespace, to compile its seccomp profile
+//! some ten milliseconds from there to Create: time to parse and check it, to make its network namespace, to compile its seccomp profile
 //! and to find the host's cgroup hierarchies, which brings worker threads and the program's pages along. A Create that comes
 //! before it is parsed takes the thread over; one that comes later cuts the rest short, and waits only for what is being made.
 //!
@@ -15,9 +15,10 @@ use tokio::sync::oneshot;
 use super::workers::{self, Tell};
 use crate::engine::{cgroup, netns, seccomp};
 use crate::oci::spec::{self, Spec, Warnings};
+use crate::oci::validate;
 use crate::{oci, sys};
 
-/// A config.json that was read.
+/// A config.json that was read and found to be valid.
 pub struct Loaded {
     pub spec: Spec,
     pub warnings: Warnings,
@@ -44,14 +45,14 @@ impl Ahead {
         let awaited = self.awaited.clone();
         let work = move || -> Tell {
             let Some(parsed) = parse(&bundle) else { return Box::new(|| ()) };
-            let filter = parsed.1.filter.clone();
+            let (filter, netns) = (parsed.1.filter.clone(), parsed.1.netns.clone());
             // Nobody may want it any more.
             let tell = move || drop(done.send(parsed));
             if awaited.load(Ordering::Relaxed) {
                 return Box::new(tell);
             }
             tell();
-            prepare(filter.as_deref(), &awaited);
+            prepare(filter.as_deref(), netns.as_deref(), &awaited);
             Box::new(|| ())
         };
         // Without a thread to be had nothing is done ahead.
@@ -63,7 +64,7 @@ impl Ahead {
     /// The spec of `bundle`, for its Create. One that comes early waits: doing it a second time takes longer.
     ///
     /// # Errors
-    /// As `oci::spec::load`.
+    /// As `oci::spec::load` and `oci::validate::check`.
     pub async fn load(&self, bundle: &Path) -> oci::Result<Loaded> {
         self.awaited.store(true, Ordering::Relaxed);
         let result = self.result.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -73,40 +74,34 @@ impl Ahead {
         {
             return Ok(*loaded);
         }
-        spec::load(bundle).map(Loaded::begin)
+        spec::load(bundle).and_then(Loaded::new)
     }
 }
 
 impl Loaded {
-    /// What the spec asks for; its network namespace begins to be made.
-    fn begin((spec, warnings): (Spec, Warnings)) -> Self {
-        let linux = spec.linux().as_ref();
-        let filter = linux.and_then(|linux| linux.seccomp().clone()).map(seccomp::InMaking::new);
-        let netns = linux.and_then(netns::InMaking::new);
-        netns.iter().for_each(make_aside);
-        Self { spec, warnings, filter, netns }
+    fn new((mut spec, mut warnings): (Spec, Warnings)) -> oci::Result<Self> {
+        validate::check(&spec)?;
+        warnings.extend(validate::warnings(&spec));
+        let linux = spec.linux_mut().as_mut();
+        // The profile is the largest part of most specs, and nobody else asks for it.
+        let filter = linux.and_then(|linux| linux.seccomp_mut().take()).map(seccomp::InMaking::new);
+        let netns = spec.linux().as_ref().and_then(netns::InMaking::new);
+        Ok(Self { spec, warnings, filter, netns })
     }
-}
-
-/// Makes it on a thread of its own; without one, Create makes it.
-fn make_aside(netns: &Arc<netns::InMaking>) {
-    let netns = netns.clone();
-    let make = move || -> Tell {
-        netns.make();
-        Box::new(|| ())
-    };
-    let _ = workers::hand_over(Box::new(make));
 }
 
 fn parse(bundle: &Path) -> Option<Parsed> {
     let text = spec::read(bundle).ok()?;
-    let loaded = Loaded::begin(spec::parse(&text).ok()?);
+    let loaded = spec::parse(&text).and_then(Loaded::new).ok()?;
     Some((text, Box::new(loaded)))
 }
 
 /// What else Create needs, until it is there to see to it itself. What is wrong with it is Create's to say, too.
-fn prepare(filter: Option<&seccomp::InMaking>, awaited: &AtomicBool) {
+fn prepare(filter: Option<&seccomp::InMaking>, netns: Option<&netns::InMaking>, awaited: &AtomicBool) {
     let is_alone = || !awaited.load(Ordering::Relaxed);
+    if is_alone() {
+        let _ = netns.map(|netns| netns.make());
+    }
     if is_alone() {
         let _ = filter.map(|filter| filter.compiled());
     }
@@ -120,6 +115,12 @@ fn prepare(filter: Option<&seccomp::InMaking>, awaited: &AtomicBool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn config(version: &str, linux: &str) -> String {
+        format!(
+            r#"{{"ociVersion":"{version}","root":{{"path":"rootfs"}},"process":{{"args":["sh"],"cwd":"/"}},"linux":{{{linux}}}}}"#
+        )
+    }
 
     async fn after_begin(first: &str, then: &str) -> Option<String> {
         let bundle = tempfile::tempdir().unwrap();
@@ -141,17 +142,20 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn create_gets_the_file_as_it_is_then() {
-        let (old, new) = (r#"{"ociVersion":"1.0.1"}"#, r#"{"ociVersion":"1.0.2"}"#);
+        let (old, new) = (&config("1.0.1", ""), &config("1.0.2", ""));
         assert_eq!(after_begin(old, old).await.as_deref(), Some("1.0.1"));
         assert_eq!(after_begin(old, new).await.as_deref(), Some("1.0.2"));
-        assert_eq!(after_begin("not json", new).await.as_deref(), Some("1.0.2"));
-        assert_eq!(after_begin(old, "not json").await, None);
+        for bad in ["not json", r#"{"ociVersion":"1.0.1"}"#] {
+            assert_eq!(after_begin(bad, new).await.as_deref(), Some("1.0.2"));
+            assert_eq!(after_begin(old, bad).await, None);
+        }
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn what_was_done_ahead_is_not_done_again() {
         let bundle = tempfile::tempdir().unwrap();
-        let spec = r#"{"ociVersion":"1.0.1","linux":{"namespaces":[{"type":"network"}],"seccomp":{"defaultAction":"SCMP_ACT_ALLOW"}}}"#;
+        let linux = r#""namespaces":[{"type":"network"},{"type":"mount"}],"seccomp":{"defaultAction":"SCMP_ACT_ALLOW"}"#;
+        let spec = config("1.0.1", linux);
         std::fs::write(bundle.path().join("config.json"), spec).unwrap();
         let (done, result) = oneshot::channel();
         let parsed = parse(bundle.path()).unwrap();
@@ -166,7 +170,7 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn a_create_that_comes_early_waits() {
         let bundle = tempfile::tempdir().unwrap();
-        std::fs::write(bundle.path().join("config.json"), r#"{"ociVersion":"1.0.1"}"#).unwrap();
+        std::fs::write(bundle.path().join("config.json"), config("1.0.1", "")).unwrap();
         let ahead = Ahead::default();
         ahead.begin(bundle.path().to_owned());
         assert_eq!(ahead.load(bundle.path()).await.unwrap().spec.version(), "1.0.1");

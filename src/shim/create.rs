@@ -46,20 +46,16 @@ impl Tasks {
         check_bundle(&bundle)?;
         let loaded = self.ahead.load(&bundle).await.map_err(error::invalid_argument)?;
         let spec = &loaded.spec;
-        oci::validate::check(spec).map_err(error::invalid_argument)?;
-        let tolerated = oci::validate::warnings(spec);
-        loaded.warnings.iter().chain(&tolerated).for_each(|warning| log::warn!("container {id}: {warning}"));
+        loaded.warnings.iter().for_each(|warning| log::warn!("container {id}: {warning}"));
         let options =
             resolve(request.options.as_ref(), spec.annotations().as_ref().unwrap_or(&Default::default()))?;
         let streams = self.streams(&request, spec, &options);
         let (ends, io) = stdio::open(&streams).await.map_err(error::invalid_argument)?;
-        let compiling = loaded.filter.clone().filter(|filter| filter.is_quick());
+        let beside = make_beside(&loaded);
         let create = engine_request(&request, loaded, ends, &options, begun.abort.clone());
-        // Here, while the worker makes cgroups and mounts.
-        let compile = async { compiling.iter().for_each(|filter| drop(filter.compiled())) };
         let (lasting, clone) = lasting::here();
         let create = blocking(move || engine::create(create, Box::new(lasting)));
-        let (created, (), ()) = tokio::join!(create, compile, clone);
+        let (created, (), ()) = tokio::join!(create, beside, clone);
         let created = match created? {
             Ok(created) => created,
             Err(e) => {
@@ -196,6 +192,17 @@ fn engine_request(
         abort,
         filter,
         netns,
+    }
+}
+
+/// What of `loaded` is made here while a worker makes cgroups and mounts. A third thread would be one too many for two
+/// processors.
+fn make_beside(loaded: &Loaded) -> impl Future<Output = ()> + use<> {
+    let filter = loaded.filter.clone().filter(|filter| filter.is_quick());
+    let netns = loaded.netns.clone();
+    async move {
+        filter.iter().for_each(|filter| drop(filter.compiled()));
+        netns.iter().for_each(|netns| drop(netns.make()));
     }
 }
 
