@@ -98,7 +98,7 @@ fn attempt(mut request: CreateRequest, lasting: Lasting, state: &mut State) -> R
     let oom = cgroup.oom_watch();
     let filter = request.filter.as_ref().map(|filter| filter.compiled()).transpose();
     let filter = filter.map_err(|e| Error::Spec(format!("linux.seccomp: {e}")))?;
-    let given = given(&request, &rootfs, filter)?;
+    let given = given(&request, filter)?;
     let (mut inputs, for_exec) = inputs(&request, linux, &cgroup, rootfs, given)?;
     inputs.tasks.extend(state.resctrl.tasks()?.into_iter().map(Arc::new));
     cgroup.apply_early(&resources, rootless::device_policy())?;

@@ -1,7 +1,6 @@
 //! Exec: a further process in a running container, by one clone.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,9 +12,8 @@ use super::container::{Container, Process};
 use super::error::Error;
 use super::failure::failure;
 use super::gate::InSetup;
-use super::passwd;
 use super::plan::exec::{Inputs, build};
-use super::plan::{Fd, Given, Plan, Step, Sync, given_home};
+use super::plan::{Fd, Given, Plan, Step, Sync};
 use super::rootless;
 use super::seccomp::Filter;
 use crate::sys::fault::fault;
@@ -60,13 +58,13 @@ pub struct Executed {
 }
 
 impl Container {
-    /// Clones a further process, whose home is as [`home`](Self::home) says; [`executed`](Self::executed) belongs behind it. Waits
-    /// for nobody, and is for a thread that outlives the process, see [`child::spawn`].
+    /// Clones a further process; [`executed`](Self::executed) belongs behind it. Waits for nobody, and is for a thread that outlives
+    /// the process, see [`child::spawn`].
     ///
     /// # Errors
     /// When it cannot be cloned; `Gone` when init is dead.
-    pub fn exec(&self, request: ExecRequest, home: String) -> Result<Rising, Error> {
-        self.unless_gone(self.rising(request, home))
+    pub fn exec(&self, request: ExecRequest) -> Result<Rising, Error> {
+        self.unless_gone(self.rising(request))
     }
 
     /// Follows a further process until its program runs. Blocks unless its report is over.
@@ -95,14 +93,13 @@ impl Container {
         })
     }
 
-    fn rising(&self, request: ExecRequest, home: String) -> Result<Rising, Error> {
+    fn rising(&self, request: ExecRequest) -> Result<Rising, Error> {
         let process = self.complete(request.process);
         // ORDER: noted first: from its own birth on the process may trace those that come after it.
         self.for_exec.note_capabilities(&process);
         let given = Given {
             late_birth: self.for_exec.pidns && self.for_exec.tracers.load(Ordering::Relaxed),
             gate: process.terminal().unwrap_or(false),
-            home,
             ..self.given()
         };
         let plan = self.plan(&process, request.stdio.map(|fd| fd.map(Arc::new)), given)?;
@@ -122,8 +119,7 @@ impl Container {
     pub(super) fn hook(&self, hook: &spec::Hook, stdio: [Option<Fd>; 3]) -> Result<Plan, Error> {
         let mut process = self.for_exec.process.clone();
         process.set_terminal(None).set_args(Some(vec![hook.path().display().to_string()]));
-        let home = given_home(&process).is_none().then(|| self.home(process.user().uid()));
-        let given = Given { home: home.unwrap_or_default(), ..self.given() };
+        let given = self.given();
         let silent = |f: &Arc<Filter>| u64::from(f.flags) & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER == 0;
         let filter = given.filter.clone().filter(silent);
         self.plan(&process, stdio, Given { filter, ..given })
@@ -138,7 +134,6 @@ impl Container {
             late_birth: false,
             pinned: affinity::is_pinned(),
             gate: false,
-            home: String::new(),
             modules: shared.modules,
             personality: shared.personality,
             memory_policy: shared.memory_policy.clone(),
@@ -216,10 +211,5 @@ impl Container {
         process.set_oom_score_adj(process.oom_score_adj().or(init.oom_score_adj()));
         rootless::restrict_oom_score(&mut process);
         process
-    }
-
-    /// The home of a process whose environment names none, from the container's passwd file. Blocks where its file system does.
-    pub fn home(&self, uid: u32) -> String {
-        passwd::home(&PathBuf::from(format!("/proc/{}/root", self.init.pid)), uid)
     }
 }

@@ -15,19 +15,13 @@ use super::error::{Doing, Error};
 use super::for_exec::{ForExec, is_own};
 use super::plan::init::{Inputs, Joined};
 use super::plan::{CgroupView, Fd, Given, HostMounts, SecurityModules, init, no_selinux, words};
-use super::{affinity, passwd, rootless, seccomp};
+use super::{affinity, rootless, seccomp};
 use crate::oci::validate::sysctl_of_namespace;
 use crate::sys::{fs, ns};
 
 /// What the identity part of the plan needs from the host.
-pub fn given(
-    request: &CreateRequest,
-    rootfs: &Path,
-    filter: Option<Arc<seccomp::Filter>>,
-) -> Result<Given, Error> {
-    let spec = &request.spec;
-    let uid = spec.process().as_ref().map_or(0, |p| p.user().uid());
-    let linux = spec.linux().as_ref();
+pub fn given(request: &CreateRequest, filter: Option<Arc<seccomp::Filter>>) -> Result<Given, Error> {
+    let linux = request.spec.linux().as_ref();
     Ok(Given {
         personality: linux.and_then(personality),
         memory_policy: linux.and_then(|l| l.memory_policy().clone()),
@@ -37,7 +31,6 @@ pub fn given(
         pinned: affinity::is_pinned(),
         setup_within: request.setup_within,
         gate: true,
-        home: passwd::home(rootfs, uid),
         modules: SecurityModules {
             apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|yes| yes == b"Y\n"),
             selinux: Path::new("/sys/fs/selinux").exists(),

@@ -18,7 +18,6 @@ mod idmap;
 mod inputs;
 mod net_device;
 pub mod netns;
-mod passwd;
 pub mod plan;
 mod resctrl;
 pub mod rootfs;

@@ -23,7 +23,6 @@ use super::task::{Exec, Task};
 use super::unfinished::Unfinished;
 use super::workers::blocking;
 use super::{rising, stop, stubborn, supervisor};
-use crate::engine::plan::given_home;
 use crate::engine::{self, Container, ExecRequest, Executed};
 use crate::stdio;
 use crate::sys::fault::fault;
@@ -434,14 +433,9 @@ async fn run_exec(
     container: Arc<Container>,
     request: ExecRequest,
 ) -> ttrpc::Result<Result<Executed, engine::Error>> {
-    let (of, uid) = (container.clone(), request.process.user().uid());
-    let home = match given_home(&request.process) {
-        Some(_) => String::new(),
-        None => blocking(move || of.home(uid)).await?,
-    };
     // ORDER: here, on the thread that lasts, and one after the other: nobody who may trace is born
     // between another's plan and its clone.
-    match container.exec(request, home) {
+    match container.exec(request) {
         Ok(process) => rising::until_executed(process, move |process| container.executed(process)).await,
         Err(e) => Ok(Err(e)),
     }

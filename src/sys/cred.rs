@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use super::Result;
 use super::error::check;
@@ -186,10 +187,12 @@ pub fn setsid() -> Result<()> {
     check("setsid", r.into()).map(drop)
 }
 
-/// execve(2); returns only on failure. Both arrays end with a null pointer.
-pub fn execve(path: &CStr, argv: &Strings, envp: &Strings) -> super::Error {
-    // SAFETY: path is NUL-terminated; `Strings` ends with a null pointer and points into memory it owns.
+/// execve(2); returns only on failure. `last` is the end of an environment that has room for it, unless it is empty.
+pub fn execve(path: &CStr, argv: &Strings, envp: &Strings, last: &CStr) -> super::Error {
+    envp.end_with(if last.is_empty() { ptr::null() } else { last.as_ptr() });
+    // SAFETY: path is NUL-terminated; `Strings` ends with a null pointer and points into memory it owns, or to `last`.
     unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    envp.end_with(ptr::null());
     super::Error::last("execve")
 }
 
@@ -206,23 +209,36 @@ pub fn execveat(fd: BorrowedFd<'_>, argv: &Strings, envp: &Strings) -> super::Er
 /// A null-terminated array of C strings, as execve(2) takes it, made before the clone.
 #[derive(Debug)]
 pub struct Strings {
-    pointers: Vec<*const libc::c_char>,
+    pointers: Vec<AtomicPtr<libc::c_char>>,
     strings: Vec<std::ffi::CString>,
 }
 
-// SAFETY: the pointers lead into `strings`, whose heap data neither moves nor changes while this value lives.
-unsafe impl Send for Strings {}
-// SAFETY: as above; only shared reads.
-unsafe impl Sync for Strings {}
-
 impl Strings {
     pub fn new(strings: Vec<std::ffi::CString>) -> Self {
-        let pointers = strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect();
+        Self::followed_by(1, strings)
+    }
+
+    /// With room for one more, see [`execve`].
+    pub fn with_room(strings: Vec<std::ffi::CString>) -> Self {
+        Self::followed_by(2, strings)
+    }
+
+    fn followed_by(nulls: usize, strings: Vec<std::ffi::CString>) -> Self {
+        let own = strings.iter().map(|s| s.as_ptr().cast_mut());
+        let pointers = own.chain(std::iter::repeat_n(ptr::null_mut(), nulls)).map(AtomicPtr::new).collect();
         Self { pointers, strings }
     }
 
-    pub fn as_ptr(&self) -> *const *const libc::c_char {
-        self.pointers.as_ptr()
+    fn end_with(&self, last: *const libc::c_char) {
+        let room = self.strings.len();
+        if room + 1 < self.pointers.len() {
+            self.pointers[room].store(last.cast_mut(), Ordering::Relaxed);
+        }
+    }
+
+    /// Leads into `strings`, whose heap data neither moves nor changes while this value lives.
+    fn as_ptr(&self) -> *const *const libc::c_char {
+        self.pointers.as_ptr().cast()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &CStr> {

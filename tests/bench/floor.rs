@@ -169,7 +169,7 @@ impl Floor {
             let _ = process::reset_signals();
             let made = join.tasks.iter().try_for_each(|file| fs::write(file.as_fd(), b"0"));
             let made = made.and_then(|()| furnish(&rootfs)).and_then(|()| restrict(filter));
-            fail(made.err().unwrap_or_else(|| cred::execve(&true_path, &argv, &self.environment)))
+            fail(made.err().unwrap_or_else(|| cred::execve(&true_path, &argv, &self.environment, c"")))
         });
         let pidfd = child.expect("clone").pidfd;
         drop(running);
@@ -202,7 +202,7 @@ impl Floor {
             let others = NAMESPACES & !libc::CLONE_NEWPID;
             let made = made.and_then(|()| ns::setns(container.pidfd.as_fd(), others));
             let made = made.and_then(|()| restrict(filter));
-            fail(made.err().unwrap_or_else(|| cred::execve(&path, &argv, &self.environment)))
+            fail(made.err().unwrap_or_else(|| cred::execve(&path, &argv, &self.environment, c"")))
         });
         ns::setns(self.own_pids.as_fd(), libc::CLONE_NEWPID).expect("come back");
         end(&child.expect("clone").pidfd);

@@ -53,7 +53,6 @@ fn plan(spec: &Spec, on_v1: bool) -> Result<Plan, crate::engine::Error> {
         proc: fd(),
         filter: filter.map(Arc::new),
         gate: true,
-        home: "/root".into(),
         late_birth: false,
         pinned: false,
         setup_within: std::time::Duration::from_secs(60),

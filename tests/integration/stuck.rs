@@ -147,9 +147,11 @@ fn only_its_exec_waits_for_a_passwd_file_that_does_not_come() {
     };
     let mut bundle = host.bundle("a", "sleep 1000");
     hung.bind(&mut bundle, "/etc");
+    let process = bundle.process(&["sleep", "1000"]);
+    bundle.push("/process/env", json!("HOME=/"));
     let shim = host.start(bundle);
     shim.run();
-    shim.exec("e", "sleep 1000").expect("Exec");
+    shim.exec_process("e", &process, &Stdio3::default()).expect("Exec");
     let mut client = shim.client();
     let request = api::StartRequest { id: shim.id(), exec_id: "e".into(), ..Default::default() };
     client.send(shim.service(), "Start", &request).expect("send Start");

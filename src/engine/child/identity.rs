@@ -33,6 +33,10 @@ pub fn run(step: &Step, room: &mut Room) -> Outcome {
         Step::Label { file, label, proc } => write_proc(proc, file, label),
         Step::NoNewPrivs => cred::set_no_new_privs(),
         Step::Bounding(keep) => bounding(*keep),
+        Step::Home(uid) => {
+            room.home.look_up(*uid);
+            Ok(())
+        }
         Step::User { uid, gid, groups, proc } => user(*uid, *gid, groups, proc),
         Step::Capabilities { sets, ambient } => capabilities(*sets, *ambient),
         Step::Cwd { path, early } => cwd(room, path, *early),
@@ -195,7 +199,7 @@ fn executable(path: &CStr) -> Outcome {
 /// Executes the candidate that `Lookup` found. Returns only on failure.
 fn execve(room: &Room, program: &Program, argv: &cred::Strings, envp: &cred::Strings) -> Outcome {
     match program.candidates.get(room.program) {
-        Some(path) => Err(cred::execve(path, argv, envp)),
+        Some(path) => Err(cred::execve(path, argv, envp, room.home.entry())),
         None => Err(Error::new("execve", libc::ENOENT)),
     }
 }

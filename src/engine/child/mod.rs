@@ -23,6 +23,7 @@
 //! ```
 
 mod copy;
+mod home;
 mod identity;
 mod mounts;
 mod namespaces;

@@ -15,6 +15,7 @@ use crate::sys::mount::{
 };
 use crate::sys::{Error, Result, fs, tree};
 
+const DEV: &CStr = c"dev";
 /// memory of the shared mask: no bytes, no names.
 const MASK_OPTIONS: [(&CStr, &CStr); 2] = [(c"nr_blocks", c"1"), (c"nr_inodes", c"1")];
 
@@ -231,35 +232,63 @@ pub fn directory(room: &mut Room, target: &Target) -> Outcome {
 
 /// A node below the container's /dev, on the way to which no link is followed (CVE-2026-41579).
 pub fn device(room: &mut Room, device: &Device) -> Outcome {
-    let (dir, name) = parent(room.root()?, &device.target, IN_ROOT | libc::RESOLVE_NO_SYMLINKS)?;
+    match device.target.parts.as_slice() {
+        [dir, name] if dir.as_c_str() == DEV => device_in(dev(room)?, name, device),
+        _ => {
+            let (dir, name) = parent(room.root()?, &device.target, IN_ROOT | libc::RESOLVE_NO_SYMLINKS)?;
+            device_in(dir.as_fd(), name, device)
+        }
+    }
+}
+
+/// The container's /dev, which is there: opened once for all that is made in it, one thing after the other.
+fn dev(room: &mut Room) -> Result<BorrowedFd<'_>> {
+    if room.dev.is_none() {
+        let resolve = IN_ROOT | libc::RESOLVE_NO_SYMLINKS;
+        room.dev = Some(fs::openat2(room.root()?, DEV, libc::O_PATH | libc::O_DIRECTORY, 0, resolve)?);
+    }
+    room.dev.as_ref().map(AsFd::as_fd).ok_or(Error::new("/dev", libc::ENOENT))
+}
+
+fn device_in(dir: BorrowedFd<'_>, name: &CStr, device: &Device) -> Outcome {
     if device.bind {
-        return bind_device(dir.as_fd(), name, device);
+        return bind_device(dir, name, device);
     }
     // The mode comes with the node: a chmod by name might follow what was put in its place meanwhile.
     let mask = fs::umask(0);
-    let made = fs::mknodat(dir.as_fd(), name, device.mode, device.rdev);
+    let made = fs::mknodat(dir, name, device.mode, device.rdev);
     fs::umask(mask);
     let exists = match made {
         Err(e) if e.is(libc::EEXIST) => Some(e),
         // COMPAT: as under runc; the shim's own container, say, may not make any.
         Err(e) if matches!(e.errno, libc::EPERM | libc::EACCES) => {
-            return bind_device(dir.as_fd(), name, device).map_err(|_| e);
+            return bind_device(dir, name, device).map_err(|_| e);
         }
         r => r.map(|()| None)?,
     };
-    let node = fs::openat(dir.as_fd(), name, libc::O_PATH | libc::O_NOFOLLOW, 0)?;
-    match (is_device(node.as_fd(), device)?, exists) {
+    let node = fs::fstatat(dir, name, libc::AT_SYMLINK_NOFOLLOW)?;
+    match (is_device(&node, device), exists) {
         // An existing node is fine if it is the same device.
         (true, Some(_)) => Ok(()),
-        (true, None) => fs::fchownat(node.as_fd(), c"", device.uid, device.gid, libc::AT_EMPTY_PATH),
+        (true, None) if (node.st_uid, node.st_gid) == (device.uid, device.gid) => Ok(()),
+        (true, None) => own(dir, name, device),
         (false, exists) => Err(exists.unwrap_or(Error::new("verify device", libc::EEXIST))),
+    }
+}
+
+/// Gives the node its owner, by descriptor: another one in its place would be seen.
+fn own(dir: BorrowedFd<'_>, name: &CStr, device: &Device) -> Outcome {
+    let node = fs::openat(dir, name, libc::O_PATH | libc::O_NOFOLLOW, 0)?;
+    match is_device(&fs::fstat(node.as_fd())?, device) {
+        true => fs::fchownat(node.as_fd(), c"", device.uid, device.gid, libc::AT_EMPTY_PATH),
+        false => Err(Error::new("verify device", libc::EEXIST)),
     }
 }
 
 /// Binds the host's node.
 fn bind_device(dir: BorrowedFd<'_>, name: &CStr, device: &Device) -> Outcome {
     let node = bind(&device.host, false, false)?;
-    if !is_device(node.as_fd(), device)? {
+    if !is_device(&fs::fstat(node.as_fd())?, device) {
         return Err(Error::new("verify device", libc::ENODEV));
     }
     // In a user namespace nobody has rights over it, and COMPAT: it looks as under runc.
@@ -270,16 +299,13 @@ fn bind_device(dir: BorrowedFd<'_>, name: &CStr, device: &Device) -> Outcome {
     kernel::move_mount(node.as_fd(), to.as_fd())
 }
 
-fn is_device(node: BorrowedFd<'_>, device: &Device) -> Result<bool> {
-    let st = fs::fstat(node)?;
-    Ok(st.st_mode & libc::S_IFMT == device.mode & libc::S_IFMT && st.st_rdev == device.rdev)
+fn is_device(node: &libc::stat, device: &Device) -> bool {
+    node.st_mode & libc::S_IFMT == device.mode & libc::S_IFMT && node.st_rdev == device.rdev
 }
 
 /// A link in the container's /dev. `name` is relative to it.
 pub fn link(room: &mut Room, target: &CStr, name: &CStr) -> Outcome {
-    let resolve = IN_ROOT | libc::RESOLVE_NO_SYMLINKS;
-    let dev = fs::openat2(room.root()?, c"dev", libc::O_PATH | libc::O_DIRECTORY, 0, resolve)?;
-    match fs::symlinkat(target, dev.as_fd(), name) {
+    match fs::symlinkat(target, dev(room)?, name) {
         // COMPAT: runc leaves what the image has in its place.
         Err(e) if e.is(libc::EEXIST) => Ok(()),
         r => r,

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::home::Home;
 use crate::sys::{Error, Result};
 
 const NOTE: usize = 160;
@@ -16,6 +17,10 @@ pub struct Room {
     pub null: Option<OwnedFd>,
     /// The terminal's master, until it is sent to the shim.
     pub terminal: Option<OwnedFd>,
+    /// The container's /dev, once something was made in it.
+    pub dev: Option<OwnedFd>,
+    /// HOME, where the environment has none.
+    pub home: Home,
     /// The working directory is the process's.
     pub arrived: bool,
     /// Index of the program found among the candidates.
@@ -31,6 +36,8 @@ impl Room {
             mask: None,
             null: None,
             terminal: None,
+            dev: None,
+            home: Home::new(),
             arrived: false,
             program: 0,
             note: [0; NOTE],

@@ -39,7 +39,6 @@ fn given(filter: bool) -> Given {
         proc: fd(),
         filter: filter.map(Arc::new),
         gate: true,
-        home: "/root".into(),
         modules: SecurityModules { apparmor: true, selinux: true },
         personality: None,
         memory_policy: None,

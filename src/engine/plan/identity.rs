@@ -92,8 +92,6 @@ pub struct Given {
     pub setup_within: Duration,
     /// Wait for Start between set-up and execve.
     pub gate: bool,
-    /// HOME where the environment has none.
-    pub home: String,
     pub modules: SecurityModules,
     /// The execution domain (personality(2)).
     pub personality: Option<u64>,
@@ -103,7 +101,7 @@ pub struct Given {
 /// Appends the steps that turn the child into `process`.
 pub fn append(plan: &mut Plan, process: &Process, given: &Given) -> Result<(), Error> {
     let wanted = Wanted::new(process.capabilities().as_ref());
-    let env = environment(process, &given.home);
+    let env = environment(process);
     let program = Arc::new(Program::new(process, &env)?);
     limits(plan, process, given.late_birth)?;
     plan.steps.extend(given.personality.map(Step::Personality));
@@ -120,6 +118,10 @@ pub fn append(plan: &mut Plan, process: &Process, given: &Given) -> Result<(), E
     // COMPAT: a directory that the user may not enter is one to start in all the same, as in runc.
     let path = c_string(process.cwd().as_os_str().as_encoded_bytes())?;
     steps.push(Step::Cwd { path: path.clone(), early: true });
+    let has_home = env.iter().any(|entry| entry.starts_with("HOME="));
+    if !has_home {
+        steps.push(Step::Home(process.user().uid()));
+    }
     steps.push(user(process.user(), given));
     steps.push(Step::Capabilities {
         sets: if late_caps { with_admin(wanted.sets) } else { wanted.sets },
@@ -150,7 +152,8 @@ pub fn append(plan: &mut Plan, process: &Process, given: &Given) -> Result<(), E
     }
     let argv = process.args().iter().flatten().map(c_string).collect::<Result<_, _>>()?;
     let envp = env.iter().map(c_string).collect::<Result<_, _>>()?;
-    steps.push(Step::Execve { program, argv: Strings::new(argv), envp: Strings::new(envp) });
+    let envp = if has_home { Strings::new(envp) } else { Strings::with_room(envp) };
+    steps.push(Step::Execve { program, argv: Strings::new(argv), envp });
     Ok(())
 }
 
@@ -171,23 +174,14 @@ fn user(user: &User, given: &Given) -> Step {
     Step::User { uid: user.uid(), gid: user.gid(), groups, proc: given.proc.clone() }
 }
 
-/// HOME as the environment gives it: the last one, and an empty one is none, as under runc.
-pub fn given_home(process: &Process) -> Option<&str> {
-    let home = process.env().iter().flatten().rev().find_map(|entry| entry.strip_prefix("HOME="));
-    home.filter(|home| !home.is_empty())
-}
-
-/// COMPAT: as under runc the last of several equal names wins, and HOME is there even if nobody said so.
-fn environment(process: &Process, home: &str) -> Vec<String> {
+/// COMPAT: as under runc the last of several equal names wins, and an empty HOME is none.
+fn environment(process: &Process) -> Vec<String> {
     let given = process.env().as_deref().unwrap_or_default();
     let name = |entry: &str| entry.split('=').next().unwrap_or_default().to_string();
     let mut seen = std::collections::HashSet::new();
     let mut env: Vec<String> = given.iter().rev().filter(|e| seen.insert(name(e))).cloned().collect();
     env.reverse();
-    if given_home(process).is_none() {
-        env.retain(|entry| entry != "HOME=");
-        env.push(format!("HOME={home}"));
-    }
+    env.retain(|entry| entry != "HOME=");
     env
 }
 
@@ -374,19 +368,19 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_equal_variables_wins_and_home_is_added() {
+    fn the_last_of_equal_variables_wins() {
         let p = process(r#"{"user":{"uid":0,"gid":0},"cwd":"/","args":["x"],"env":["A=1","B=2","A=3"]}"#);
-        assert_eq!(environment(&p, "/root"), ["B=2", "A=3", "HOME=/root"]);
+        assert_eq!(environment(&p), ["B=2", "A=3"]);
     }
 
     #[test]
     fn an_empty_home_is_none() {
         let of = |env: &str| {
             let p = process(&format!(r#"{{"user":{{"uid":0,"gid":0}},"cwd":"/","args":["x"],"env":{env}}}"#));
-            environment(&p, "/root")
+            environment(&p)
         };
-        assert_eq!(of(r#"["HOME=","A=1"]"#), ["A=1", "HOME=/root"]);
-        assert_eq!(of(r#"["HOME=/over","HOME="]"#), ["HOME=/root"]);
+        assert_eq!(of(r#"["HOME=","A=1"]"#), ["A=1"]);
+        assert_eq!(of(r#"["HOME=/over","HOME="]"#), [""; 0]);
         assert_eq!(of(r#"["HOME=","HOME=/over"]"#), ["HOME=/over"]);
     }
 }

@@ -28,7 +28,7 @@ use crate::sys::cred::{CapSets, Strings};
 use crate::sys::mount::MountAttr;
 use crate::sys::process::{CpuSet, NodeSet, SchedAttr};
 
-pub use identity::{Given, Program, SecurityModules, given_home, no_selinux};
+pub use identity::{Given, Program, SecurityModules, no_selinux};
 pub use mounts::{CgroupView, Host as HostMounts, is_bind, new_filesystem};
 pub use target::{Target, c_string};
 
@@ -184,6 +184,8 @@ pub enum Step {
         proc: Fd,
     },
     NoNewPrivs,
+    /// Find HOME for this user id; it is one more variable of the environment.
+    Home(u32),
     /// Drop from the bounding set all that is not in the mask.
     Bounding(u64),
     User {

@@ -112,6 +112,7 @@ impl Step {
                 write!(f, "label {} in /proc/{}", label.to_string_lossy(), file.to_string_lossy())
             }
             Self::NoNewPrivs => f.write_str("noNewPrivileges"),
+            Self::Home(uid) => write!(f, "HOME of user {uid}"),
             Self::Bounding(keep) => write!(f, "capabilities.bounding {keep:#x}"),
             Self::User { uid, gid, groups, .. } => write!(f, "user {uid}:{gid} groups {groups:?}"),
             Self::Capabilities { sets, ambient } => write!(
