@@ -1,7 +1,7 @@
 //! Create: from a bundle to an init process that waits at the gate.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -47,10 +47,12 @@ pub struct CreateRequest {
     pub netns: Option<Arc<netns::InMaking>>,
 }
 
-/// A process just cloned, and the plan that it walks.
+/// A process just cloned, the plan that it walks, and the state that names it.
 pub struct Cloned {
     plan: Plan,
     born: Born,
+    state: State,
+    noted: Result<(), Error>,
 }
 
 /// Has the call made by a thread that outlives the process, see [`child::spawn`]; `None` without one.
@@ -105,15 +107,13 @@ fn attempt(mut request: CreateRequest, lasting: Lasting, state: &mut State) -> R
     fault!("create: limits set")?;
     let mut plan = Plan { limit: Some(request.setup_within), ..init::build(&request.spec, &inputs)? };
     request.netns.iter().for_each(|netns| netns.serve(&mut plan));
-    let Cloned { plan, born } = lasting(Box::new(|| child::spawn(&plan).map(|born| Cloned { plan, born })))
+    let (known, bundle) = (state.clone(), request.bundle.clone());
+    let cloned = lasting(Box::new(move || clone_init(plan, known, &bundle)))
         .ok_or_else(|| Error::doing("creating the process", "this shim is ending"))??;
+    let Cloned { plan, born, noted, .. } = cloned;
     request.abort.born(&born.pidfd);
-    fault!("create: init cloned")?;
-    state.pid = Some(born.pid);
-    state.start_time = state::start_time(born.pid);
-    state.poststop_due = true;
-    state.save(&request.bundle)?;
-    fault!("create: pid noted")?;
+    *state = cloned.state;
+    noted?;
     net_devices(linux, &inputs.joined, &born)?;
     let ready = set_up(&request, &plan, &born, &for_exec, linux);
     let terminal = ready.map_err(|e| explain_death(e, &cgroup, None))?;
@@ -132,6 +132,22 @@ fn attempt(mut request: CreateRequest, lasting: Lasting, state: &mut State) -> R
     let init = Process { pid: born.pid, pidfd: born.pidfd };
     let container = container(request, init, gate, cgroup, for_exec, state.clone())?;
     Ok(Created { container, terminal, oom, warnings })
+}
+
+/// Clones init and notes who it is: here, for on two processors a worker woken meanwhile runs where the child would.
+fn clone_init(plan: Plan, mut state: State, bundle: &Path) -> Result<Cloned, Error> {
+    let born = child::spawn(&plan)?;
+    state.pid = Some(born.pid);
+    state.start_time = state::start_time(born.pid);
+    state.poststop_due = true;
+    let noted = note(&state, bundle);
+    Ok(Cloned { plan, born, state, noted })
+}
+
+fn note(state: &State, bundle: &Path) -> Result<(), Error> {
+    fault!("create: init cloned")?;
+    state.save(bundle)?;
+    Ok(fault!("create: pid noted")?)
 }
 
 /// Makes what a container lies in: its mounted rootfs, its cgroup and its resctrl group, each noted in the state first.
