@@ -6,9 +6,12 @@ use crate::support::fifo::Sink;
 use crate::support::run::{exec_output, output};
 use crate::support::shim::{Host, any};
 use crate::support::subject::{ours, peer_lacks, unique};
+use crate::support::{SOON, eventually};
 use protobuf::Message;
 use serde_json::{Value, json};
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 /// "rlim.rlim_cur MUST match the configured value." "rlim.rlim_max MUST match the configured value." (config.md,
 /// "POSIX process") Every type that setrlimit(2) knows. Lowered only, which takes no privilege.
@@ -179,6 +182,41 @@ fn exec_has_its_own_user_and_groups() {
         process["user"] = json!({"uid": 1000, "gid": 50, "additionalGids": [7, 8]});
     });
     assert_eq!(text, "1000\n50\n50 7 8\n/home/app\n");
+}
+
+/// The passwd file that counts is the one that the container sees; whoever is not in it is at home in `/`.
+#[test]
+fn home_is_where_the_containers_passwd_file_says() {
+    needs_containers!();
+    let host = Host::new();
+    let passwd = host.folder().join("passwd");
+    fs::write(&passwd, "root:x:0:0::/elsewhere:/bin/sh\napp:x:1000:1000::/srv/app").expect("write passwd");
+    let over = |source: &Path| json!({"destination": "/etc/passwd", "type": "bind", "source": source, "options": ["bind"]});
+    let mut bundle = host.bundle("a", "echo $HOME >/out; sleep 1000");
+    bundle.push("/mounts", over(&passwd));
+    let shim = host.start(bundle);
+    shim.run();
+    let home = |uid: u32, env: Value| {
+        exec_output(&shim, "echo $HOME; env | grep -c ^HOME=", |process| {
+            process["user"] = json!({"uid": uid, "gid": 0});
+            process["env"] = env.clone();
+        })
+    };
+    let of_init = eventually("init tells its home", SOON, || {
+        Some(exec_output(&shim, "cat /out || :", |_| ())).filter(|text| text.ends_with('\n'))
+    });
+    assert_eq!(of_init, "/elsewhere\n");
+    assert_eq!(home(0, json!(["PATH=/bin"])), "/elsewhere\n1\n");
+    assert_eq!(home(1000, json!(["PATH=/bin", "HOME="])), "/srv/app\n1\n");
+    assert_eq!(home(7, json!(["PATH=/bin"])), "/\n1\n");
+    assert_eq!(home(0, json!(["PATH=/bin", "HOME=/given"])), "/given\n1\n");
+    if ours() {
+        // runc waits for somebody to write.
+        let fifo = host.folder().join("fifo");
+        assert!(Command::new("mkfifo").arg(&fifo).status().expect("run mkfifo").success());
+        let text = output("echo $HOME", |bundle, _| bundle.push("/mounts", over(&fifo)));
+        assert_eq!(text, "/\n");
+    }
 }
 
 const SETS: &str = "grep -E '^(Cap|NoNewPrivs)' /proc/self/status";

@@ -65,7 +65,7 @@ const CALLS: &[(&str, i64, &[usize], &[&str])] = &[
     ("poll", POLL, &[HOOK], &[]),
     ("prctl", libc::SYS_prctl, &ALL, &["PR_SET_NO_NEW_PRIVS", "PR_CAPBSET_DROP"]),
     ("prlimit64", libc::SYS_prlimit64, &ALL, &["setrlimit", "getrlimit"]),
-    ("read", libc::SYS_read, &[INIT, EXEC], &[]),
+    ("read", libc::SYS_read, &ALL, &[]),
     ("readlinkat", libc::SYS_readlinkat, &[INIT], &[]),
     ("recvmsg", libc::SYS_recvmsg, &[INIT, EXEC], &[]),
     ("sched_setaffinity", libc::SYS_sched_setaffinity, &[HOOK, EXEC], &[]),
@@ -93,8 +93,10 @@ const POLL: i64 = libc::SYS_poll;
 #[cfg(not(target_arch = "x86_64"))]
 const POLL: i64 = libc::SYS_ppoll;
 
-/// A kernel may have no keyrings: then there is none.
-const FORGIVEN: (&str, i32) = ("keyctl", libc::ENOSYS);
+/// A kernel may have no keyrings: then there is none. A hook reads nothing but the passwd file, and without that its home is `/`.
+fn is_forgiven(clone: usize, call: &str, errno: i32) -> bool {
+    (call, errno) == ("keyctl", libc::ENOSYS) || (clone, call) == (HOOK, "read")
+}
 
 /// Calls whose refusal nobody is told of: they cannot fail, or nothing depends on them. In a debug build, std looks by
 /// fcntl at a descriptor that it closes.
@@ -304,7 +306,10 @@ fn every_system_call_of_a_child_that_is_refused_is_told_and_leaves_nothing() {
             let outcome =
                 first_failure("MYSHIM_FAULT_CALL", &format!("{clone}:{nr}:{errno}"), config_for(call));
             match outcome {
-                Ok(()) => assert_eq!((*call, errno), FORGIVEN, "clone {clone}: nobody was told"),
+                Ok(()) => assert!(
+                    is_forgiven(*clone, call, errno),
+                    "clone {clone}, {call}: nobody was told of {name}"
+                ),
                 Err(failure) => {
                     let said = |call: &&str| failure.message.contains(&format!("{call}: {name}: "));
                     let told = said(call) || names.iter().any(said);
