@@ -41,7 +41,7 @@ pub struct CreateRequest {
     pub setup_within: Duration,
     /// Ends this Create early.
     pub abort: Arc<Abort>,
-    /// The filter of the spec's seccomp profile.
+    /// The filter of the spec's seccomp profile, which has been taken out of it.
     pub filter: Option<Arc<seccomp::InMaking>>,
     /// The network namespace of a container that gets a new one.
     pub netns: Option<Arc<netns::InMaking>>,
@@ -93,6 +93,7 @@ fn attempt(mut request: CreateRequest, lasting: Lasting, state: &mut State) -> R
     }
     let nothing = Linux::default();
     let linux = request.spec.linux().as_ref().unwrap_or(&nothing);
+    debug_assert!(linux.seccomp().is_none(), "a profile that nobody compiles");
     // Without any resources the device rules that every container has still hold.
     let resources = linux.resources().clone().unwrap_or_default();
     let rootfs = root_path(&request)?;

@@ -173,6 +173,7 @@ fn plan(hook: &Hook, state: &[u8], output: &File, place: Place<'_>) -> Result<Pl
             *envp = Strings::new(env);
         }
     }
+    plan.steps.retain(|step| inherits || !matches!(step, Step::Home(_)));
     Ok(plan)
 }
 

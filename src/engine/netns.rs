@@ -34,6 +34,11 @@ impl InMaking {
         self.namespace.get_or_init(|| made().ok().map(Arc::new)).clone()
     }
 
+    #[cfg(test)]
+    pub fn is_made(&self) -> bool {
+        self.namespace.get().is_some()
+    }
+
     /// Has the child of `plan` born in it, instead of in one that the clone makes.
     pub fn serve(&self, plan: &mut Plan) {
         plan.netns = self.make();

@@ -20,6 +20,7 @@ use crate::{oci, sys};
 
 /// A config.json that was read and found to be valid.
 pub struct Loaded {
+    /// Without its seccomp profile.
     pub spec: Spec,
     pub warnings: Warnings,
     /// The filter of its seccomp profile.

@@ -51,7 +51,7 @@ impl Tasks {
             resolve(request.options.as_ref(), spec.annotations().as_ref().unwrap_or(&Default::default()))?;
         let streams = self.streams(&request, spec, &options);
         let (ends, io) = stdio::open(&streams).await.map_err(error::invalid_argument)?;
-        let beside = make_beside(&loaded);
+        let beside = make_beside(&loaded, self.all().is_empty());
         let create = engine_request(&request, loaded, ends, &options, begun.abort.clone());
         let (lasting, clone) = lasting::here();
         let create = blocking(move || engine::create(create, Box::new(lasting)));
@@ -196,10 +196,10 @@ fn engine_request(
 }
 
 /// What of `loaded` is made here while a worker makes cgroups and mounts. A third thread would be one too many for two
-/// processors.
-fn make_beside(loaded: &Loaded) -> impl Future<Output = ()> + use<> {
+/// processors. Where the shim has other containers, a namespace that takes its time would keep them waiting.
+fn make_beside(loaded: &Loaded, alone: bool) -> impl Future<Output = ()> + use<> {
     let filter = loaded.filter.clone().filter(|filter| filter.is_quick());
-    let netns = loaded.netns.clone();
+    let netns = loaded.netns.clone().filter(|_| alone);
     async move {
         filter.iter().for_each(|filter| drop(filter.compiled()));
         netns.iter().for_each(|netns| drop(netns.make()));

@@ -1,4 +1,4 @@
-//! Threads for work that blocks: mounts, cgroups, hooks, clones, a child's questions.
+//! Threads for work that blocks: mounts, cgroups, hooks, a child's questions.
 //!
 //! Tokio's own pool ends the process when no thread is to be had (pids limit of the shim's cgroup, RLIMIT_NPROC). Here
 //! the work is then done by whoever asked: late, but no exit is lost, and what fails for the same reason says so. A

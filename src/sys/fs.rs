@@ -44,7 +44,8 @@ pub fn openat2(dir: BorrowedFd<'_>, path: &CStr, flags: i32, mode: u32, resolve:
         };
         match check("openat2", r) {
             // KERNEL: a concurrent rename or mount makes RESOLVE_IN_ROOT and _BENEATH answer EAGAIN; try again.
-            Err(e) if e.is(libc::EAGAIN) && resolve != 0 => continue,
+            Err(e)
+                if e.is(libc::EAGAIN) && resolve & (libc::RESOLVE_IN_ROOT | libc::RESOLVE_BENEATH) != 0 => {}
             r => return r.map(own),
         }
     }

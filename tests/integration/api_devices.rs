@@ -104,19 +104,24 @@ fn path_that_is_masked_twice_has_one_mask() {
 #[test]
 fn devices_of_the_spec_are_made_wherever_they_belong() {
     needs_containers!();
-    let script = "stat -c '%F %t:%T %a %u:%g' /dev/my/fuse /srv/disk /srv/pipe";
+    let script = "stat -c '%F %t:%T %a %u:%g' /dev/my/fuse /dev/fuse /srv/disk /srv/pipe";
     let text = output(script, |bundle, _| {
         bundle.set(
             "/linux/devices",
             json!([
                 {"path": "/dev/my/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o640, "uid": 3, "gid": 4},
+                {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o604, "gid": 5},
                 {"path": "/srv/disk", "type": "b", "major": 8, "minor": 17, "fileMode": 0o600},
                 {"path": "/srv/pipe", "type": "p", "fileMode": 0o622},
             ]),
         );
     });
-    let expected =
-        ["character special file a:e5 640 3:4", "block special file 8:11 600 0:0", "fifo 0:0 622 0:0"];
+    let expected = [
+        "character special file a:e5 640 3:4",
+        "character special file a:e5 604 0:5",
+        "block special file 8:11 600 0:0",
+        "fifo 0:0 622 0:0",
+    ];
     assert_eq!(text.lines().collect::<Vec<_>>(), expected);
 }
 

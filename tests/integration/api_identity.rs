@@ -210,6 +210,10 @@ fn home_is_where_the_containers_passwd_file_says() {
     assert_eq!(home(1000, json!(["PATH=/bin", "HOME="])), "/srv/app\n1\n");
     assert_eq!(home(7, json!(["PATH=/bin"])), "/\n1\n");
     assert_eq!(home(0, json!(["PATH=/bin", "HOME=/given"])), "/given\n1\n");
+    let few = exec_output(&shim, "echo $HOME", |process| {
+        process["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 8, "hard": 8}]);
+    });
+    assert_eq!(few, "/elsewhere\n", "with few descriptors");
     if ours() {
         // runc waits for somebody to write.
         let fifo = host.folder().join("fifo");

@@ -149,6 +149,7 @@ fn only_its_exec_waits_for_a_passwd_file_that_does_not_come() {
     hung.bind(&mut bundle, "/etc");
     let process = bundle.process(&["sleep", "1000"]);
     bundle.push("/process/env", json!("HOME=/"));
+    impatient(&mut bundle);
     let shim = host.start(bundle);
     shim.run();
     shim.exec_process("e", &process, &Stdio3::default()).expect("Exec");
@@ -157,11 +158,14 @@ fn only_its_exec_waits_for_a_passwd_file_that_does_not_come() {
     client.send(shim.service(), "Start", &request).expect("send Start");
     hung.wait_until_asked();
     assert_eq!((shim.status(""), shim.status("e")), (Status::RUNNING, Status::CREATED));
+    let failure = client.receive::<api::StartResponse>("Start").expect_err("it hangs").message;
+    assert!(failure.contains("HOME of user 0: not done within 1 s"), "{failure}");
     hung.let_go();
-    client.receive::<api::StartResponse>("Start").expect("it has no home, but it runs");
+    shim.exec_process("f", &process, &Stdio3::default()).expect("Exec");
+    shim.start("f").expect("it has no home, but it runs");
     shim.kill("", libc::SIGKILL).expect("Kill");
     shim.wait("").expect("Wait");
-    shim.delete("e").expect("Delete of the exec");
+    shim.delete("f").expect("Delete of the exec");
     shim.delete("").expect("Delete");
     shim.assert_nothing_left();
 }

@@ -10,10 +10,10 @@ use crate::sys::{Result, fs};
 
 const NAME: &[u8] = b"HOME=";
 const SIZE: usize = NAME.len() + libc::PATH_MAX as usize;
-/// What is longer is cut off.
+/// A longer line is nobody's.
 const LINE: usize = libc::PATH_MAX as usize;
-/// A passwd file is not read beyond this many of its blocks.
-const BLOCKS: usize = 1024;
+/// A passwd file is not read beyond this.
+const LIMIT: usize = 1 << 20;
 const BLOCK: usize = 1024;
 
 /// An entry of the environment.
@@ -32,12 +32,19 @@ impl Home {
         CStr::from_bytes_until_nul(&self.entry).unwrap_or_default()
     }
 
-    /// Becomes that of `uid`; `/` if nothing says so.
-    pub fn look_up(&mut self, uid: u32) {
+    /// Becomes that of `uid`; `/` if nothing says so, for lack of a file that can be read as well.
+    ///
+    /// # Errors
+    /// For lack of memory or descriptors, which says nothing about the file.
+    pub fn look_up(&mut self, uid: u32) -> Result<()> {
         let mut line = [0; LINE];
-        let line = open().and_then(|passwd| line_of(uid, passwd.as_fd(), &mut line)).ok().flatten();
+        let line = match open().and_then(|passwd| line_of(uid, passwd.as_fd(), &mut line)) {
+            Err(e) if matches!(e.errno, libc::EMFILE | libc::ENFILE | libc::ENOMEM) => return Err(e),
+            found => found.ok().flatten(),
+        };
         let home = line.and_then(|line| home_in(line, uid)).filter(|home| !home.is_empty());
         self.set(home.unwrap_or(b"/"));
+        Ok(())
     }
 
     fn set(&mut self, home: &[u8]) {
@@ -60,16 +67,17 @@ fn open() -> Result<OwnedFd> {
 
 /// Reads until `line` is that of `uid`.
 fn line_of<'l>(uid: u32, passwd: BorrowedFd<'_>, line: &'l mut [u8; LINE]) -> Result<Option<&'l [u8]>> {
-    let (mut block, mut length) = ([0; BLOCK], 0);
-    for _ in 0..BLOCKS {
+    let (mut block, mut length, mut total) = ([0; BLOCK], 0, 0);
+    while total < LIMIT {
         let text = fs::read(passwd, &mut block)?;
+        total += text.len();
         // The last line may have no end.
         for byte in if text.is_empty() { b"\n" } else { text } {
             if *byte != b'\n' {
-                line[length.min(LINE - 1)] = *byte;
-                length = (length + 1).min(LINE - 1);
-            } else if home_in(&line[..length], uid).is_some() {
-                return Ok(Some(&line[..length]));
+                line.get_mut(length).into_iter().for_each(|place| *place = *byte);
+                length += 1;
+            } else if line.get(..length).and_then(|line| home_in(line, uid)).is_some() {
+                return Ok(line.get(..length));
             } else {
                 length = 0;
             }
@@ -83,7 +91,7 @@ fn line_of<'l>(uid: u32, passwd: BorrowedFd<'_>, line: &'l mut [u8; LINE]) -> Re
 
 /// The home that this line says `uid` has.
 fn home_in(line: &[u8], uid: u32) -> Option<&[u8]> {
-    let mut fields = line.split(|byte| *byte == b':');
+    let mut fields = line.trim_ascii().split(|byte| *byte == b':');
     let id = std::str::from_utf8(fields.nth(2)?).ok()?;
     let home = fields.nth(2)?;
     (id.parse() == Ok(uid)).then_some(home)
@@ -98,7 +106,7 @@ mod tests {
     #[test]
     fn home_is_the_sixth_field_of_the_users_line() {
         assert_eq!(home_in(b"app:x:1000:1000::/home/app:", 1000), Some(&b"/home/app"[..]));
-        assert_eq!(home_in(b"app:x:1000:1000::/home/app", 1000), Some(&b"/home/app"[..]));
+        assert_eq!(home_in(b" app:x:1000:1000::/home/app\r", 1000), Some(&b"/home/app"[..]));
         for other in
             ["", "broken", "app:x:1000:1000:/home/app", "app:x::0::/", "app:x:1000x:0::/", "app:x:7:0::/"]
         {
@@ -125,9 +133,9 @@ mod tests {
         assert_eq!(found(&many, 200), None);
         assert_eq!(found("", 0), None);
         assert_eq!(found("\n\nroot:x:0:0::/root", 0).as_deref(), Some("root:x:0:0::/root"));
-        let long = format!("{}\nroot:x:0:0::/root\n", "x".repeat(3 * LINE));
+        let long = format!("root:x:0:0::/{}\nroot:x:0:0::/root\n", "x".repeat(LINE));
         assert_eq!(found(&long, 0).as_deref(), Some("root:x:0:0::/root"));
-        let endless = "x".repeat(BLOCKS * BLOCK) + "\nroot:x:0:0::/root\n";
+        let endless = "x".repeat(LIMIT) + "\nroot:x:0:0::/root\n";
         assert_eq!(found(&endless, 0), None);
     }
 
@@ -137,7 +145,8 @@ mod tests {
         assert_eq!(home.entry(), c"");
         home.set(b"/root");
         assert_eq!(home.entry(), c"HOME=/root");
-        home.set(&[b'x'; LINE - 1]);
-        assert_eq!(home.entry().count_bytes(), SIZE - 1);
+        let longest = [b":::::".to_vec(), vec![b'x'; LINE - 5]].concat();
+        home.set(&longest[5..]);
+        assert_eq!(home.entry().count_bytes(), NAME.len() + LINE - 5);
     }
 }

@@ -33,10 +33,7 @@ pub fn run(step: &Step, room: &mut Room) -> Outcome {
         Step::Label { file, label, proc } => write_proc(proc, file, label),
         Step::NoNewPrivs => cred::set_no_new_privs(),
         Step::Bounding(keep) => bounding(*keep),
-        Step::Home(uid) => {
-            room.home.look_up(*uid);
-            Ok(())
-        }
+        Step::Home(uid) => room.home.look_up(*uid),
         Step::User { uid, gid, groups, proc } => user(*uid, *gid, groups, proc),
         Step::Capabilities { sets, ambient } => capabilities(*sets, *ambient),
         Step::Cwd { path, early } => cwd(room, path, *early),

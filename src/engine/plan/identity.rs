@@ -103,6 +103,11 @@ pub fn append(plan: &mut Plan, process: &Process, given: &Given) -> Result<(), E
     let wanted = Wanted::new(process.capabilities().as_ref());
     let env = environment(process);
     let program = Arc::new(Program::new(process, &env)?);
+    let has_home = env.iter().any(|entry| entry.starts_with("HOME="));
+    if !has_home {
+        // ORDER: before the limits: with all that the shim has open there may be no number left for one more.
+        plan.steps.push(Step::Home(process.user().uid()));
+    }
     limits(plan, process, given.late_birth)?;
     plan.steps.extend(given.personality.map(Step::Personality));
     plan.steps.extend(given.memory_policy.as_ref().map(memory_policy));
@@ -118,10 +123,6 @@ pub fn append(plan: &mut Plan, process: &Process, given: &Given) -> Result<(), E
     // COMPAT: a directory that the user may not enter is one to start in all the same, as in runc.
     let path = c_string(process.cwd().as_os_str().as_encoded_bytes())?;
     steps.push(Step::Cwd { path: path.clone(), early: true });
-    let has_home = env.iter().any(|entry| entry.starts_with("HOME="));
-    if !has_home {
-        steps.push(Step::Home(process.user().uid()));
-    }
     steps.push(user(process.user(), given));
     steps.push(Step::Capabilities {
         sets: if late_caps { with_admin(wanted.sets) } else { wanted.sets },

@@ -82,6 +82,11 @@ impl InMaking {
         rules.sum::<usize>() <= RULES
     }
 
+    #[cfg(test)]
+    pub fn is_compiled(&self) -> bool {
+        self.filter.get().is_some()
+    }
+
     /// As [`compile`].
     pub fn compiled(&self) -> Result<Arc<Filter>, &Error> {
         self.filter.get_or_init(|| known::filter(&self.profile)).as_ref().cloned()

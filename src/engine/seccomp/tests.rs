@@ -155,6 +155,41 @@ fn socketcall_and_ipc_are_no_way_around_a_rule() {
 }
 
 #[test]
+fn what_is_said_first_holds_behind_socketcall_too() {
+    let of = |default: &str, groups: &str| {
+        let rest = r#""architectures":["SCMP_ARCH_X86"]"#;
+        profile(&format!(r#"{{"defaultAction":"{default}",{rest},"syscalls":[{groups}]}}"#))
+    };
+    let connect =
+        |profile: &LinuxSeccomp, argument| ask(profile, Arch::X86, "socketcall", [3, argument, 0, 0, 0, 0]);
+    let trap =
+        r#"{"names":["connect"],"action":"SCMP_ACT_TRAP","args":[{"index":1,"op":"SCMP_CMP_EQ","value":7}]}"#;
+    let (allow, refuse) = (
+        r#"{"names":["connect"],"action":"SCMP_ACT_ALLOW"}"#,
+        r#"{"names":["connect"],"action":"SCMP_ACT_ERRNO"}"#,
+    );
+    let mixed = of("SCMP_ACT_ALLOW", &[trap, allow, refuse].join(","));
+    assert_eq!((connect(&mixed, 7), connect(&mixed, 8)), (libc::SECCOMP_RET_TRAP, EPERM));
+    assert_eq!(ask(&mixed, Arch::X86, "socketcall", [2, 7, 0, 0, 0, 0]), ALLOW);
+    assert_eq!(
+        ask(&mixed, Arch::X86, "connect", [0, 7, 0, 0, 0, 0]),
+        EPERM,
+        "without arguments it decides alone"
+    );
+    let other_way = of("SCMP_ACT_ALLOW", &[refuse, trap].join(","));
+    assert_eq!((connect(&other_way, 7), connect(&other_way, 8)), (EPERM, EPERM));
+    // The multiplexer itself, named before or behind.
+    let whole = r#"{"names":["socketcall"],"action":"SCMP_ACT_ALLOW"}"#;
+    for groups in [[whole, trap], [trap, whole]] {
+        let both = of("SCMP_ACT_ERRNO", &groups.join(","));
+        assert_eq!((connect(&both, 7), connect(&both, 8)), (ALLOW, ALLOW));
+    }
+    // Its first argument is the function, of which the rule says nothing.
+    let first = trap.replace(r#""index":1"#, r#""index":0"#);
+    assert_eq!(connect(&of("SCMP_ACT_ALLOW", &first), 8), libc::SECCOMP_RET_TRAP);
+}
+
+#[test]
 fn jumps_reach_over_any_distance() {
     let rules: Vec<_> = table::names()
         .enumerate()
