@@ -152,11 +152,25 @@ mod tests {
         }
     }
 
+    const LINUX: &str =
+        r#""namespaces":[{"type":"network"},{"type":"mount"}],"seccomp":{"defaultAction":"SCMP_ACT_ALLOW"}"#;
+
+    #[test]
+    fn nothing_more_is_prepared_once_create_is_there() {
+        let bundle = tempfile::tempdir().unwrap();
+        std::fs::write(bundle.path().join("config.json"), config("1.0.1", LINUX)).unwrap();
+        for awaited in [false, true] {
+            let (_, loaded) = parse(bundle.path()).unwrap();
+            let (filter, netns) = (loaded.filter.unwrap(), loaded.netns.unwrap());
+            prepare(Some(&filter), Some(&netns), &AtomicBool::new(awaited));
+            assert_eq!((filter.is_compiled(), netns.is_made()), (!awaited, !awaited));
+        }
+    }
+
     #[tokio::test(flavor = "current_thread")]
     async fn what_was_done_ahead_is_not_done_again() {
         let bundle = tempfile::tempdir().unwrap();
-        let linux = r#""namespaces":[{"type":"network"},{"type":"mount"}],"seccomp":{"defaultAction":"SCMP_ACT_ALLOW"}"#;
-        let spec = config("1.0.1", linux);
+        let spec = config("1.0.1", LINUX);
         std::fs::write(bundle.path().join("config.json"), spec).unwrap();
         let (done, result) = oneshot::channel();
         let parsed = parse(bundle.path()).unwrap();
