@@ -2,7 +2,7 @@
 //!
 //! The tests' own event server is asked every ten milliseconds; here that would be most of what is measured.
 
-use crate::support::{SOON, wire};
+use crate::support::wire;
 use containerd_shim_protos::api;
 use containerd_shim_protos::events::task::TaskExit;
 use protobuf::Message;
@@ -11,8 +11,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use ttrpc::proto::{Request, Response};
+
+/// A User-Mode Linux may need a minute for what takes a moment elsewhere.
+const LIMIT: Duration = Duration::from_secs(120);
 
 #[derive(Clone, Default)]
 pub struct Exits {
@@ -53,7 +56,7 @@ impl Exits {
 
     /// When the event came; it is forgotten thereby.
     pub fn wait_for(&self, id: &str) -> Instant {
-        let deadline = Instant::now() + SOON;
+        let deadline = Instant::now() + LIMIT;
         let mut seen = self.seen.0.lock().expect("lock");
         loop {
             if let Some(arrival) = seen.remove(id) {
