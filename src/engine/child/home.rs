@@ -1,7 +1,7 @@
 //! HOME for a process whose environment has none, from the container's /etc/passwd (passwd(5)), as under runc.
 //!
 //! The process looks it up itself, with the container's root and before it is its user: the shim reads nothing of the image, and a
-//! file system that hangs keeps nobody else waiting.
+//! file system that hangs keeps none of its threads waiting.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
