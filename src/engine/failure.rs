@@ -1,5 +1,7 @@
 //! What the end of a set-up says that did not go well: the step, the cause, and what to do about it.
 
+use oci_spec::runtime::{LinuxMemory, LinuxResources};
+
 use super::cgroup::{Cgroup, limit_and_peak};
 use super::child::Message;
 use super::error::Error;
@@ -86,16 +88,20 @@ pub struct MemoryLimit {
     pub peak: Option<u64>,
 }
 
+impl MemoryLimit {
+    /// What is in `resources`, if anything.
+    pub fn about_to_be_set(resources: &LinuxResources, cgroup: &Cgroup) -> Option<Self> {
+        let limit = resources.memory().as_ref().and_then(LinuxMemory::limit)?;
+        // -1 is no limit, and 0 none that is given.
+        let bytes = u64::try_from(limit).ok().filter(|bytes| *bytes != 0)?;
+        Some(Self { bytes, peak: cgroup.memory_peak_and_limit().0 })
+    }
+}
+
 /// A child that vanished without a word was killed, most often by its own memory limit; one that does nothing may be frozen.
 pub fn explain_death(error: Error, cgroup: &Cgroup, limit: Option<MemoryLimit>) -> Error {
-    // systemd removes a scope as soon as it is empty, and what the kernel counted goes with it.
-    let guess = || {
-        let MemoryLimit { bytes, peak } = limit.filter(|_| cgroup.is_gone())?;
-        let numbers = limit_and_peak(Some(bytes), peak);
-        Some(format!("its memory limit may be too small ({numbers} before it was set); raise it"))
-    };
     match error {
-        Error::Gone(text) => match cgroup.memory_verdict().or_else(guess) {
+        Error::Gone(text) => match out_of_memory(cgroup, limit) {
             Some(verdict) => Error::Gone(format!("{text}: {verdict}")),
             None => Error::Gone(text),
         },
@@ -107,5 +113,47 @@ pub fn explain_death(error: Error, cgroup: &Cgroup, limit: Option<MemoryLimit>) 
             None => Error::Doing { what, cause },
         },
         other => other,
+    }
+}
+
+/// Why a process that vanished without a word may have been killed: `None` if memory was not the reason.
+///
+/// ORDER: systemd removes a scope as soon as it is empty, at any moment of this. The count is read last: with it, the
+/// numbers before it are the cgroup's own.
+pub fn out_of_memory(cgroup: &Cgroup, limit: Option<MemoryLimit>) -> Option<String> {
+    let (peak, bytes) = cgroup.memory_peak_and_limit();
+    match cgroup.memory_kills() {
+        Some(0) => None,
+        Some(_) => Some(format!(
+            "killed for want of memory ({}); raise the memory limit",
+            limit_and_peak(bytes, peak)
+        )),
+        // What the kernel counted went with the cgroup.
+        None => limit.map(|MemoryLimit { bytes, peak }| {
+            let numbers = limit_and_peak(Some(bytes), peak);
+            format!("its memory limit may be too small ({numbers} before it was set); raise it")
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cgroup::testing;
+    use super::*;
+
+    #[test]
+    fn a_death_without_a_word_is_laid_to_memory_if_it_was_counted_or_nobody_counts_any_more() {
+        let Some(cgroup) = testing::cgroup("death") else { return };
+        let told =
+            |cgroup: &Cgroup, limit| explain_death(Error::Gone("it died".into()), cgroup, limit).to_string();
+        let limit = Some(MemoryLimit { bytes: 4096, peak: Some(8192) });
+        cgroup.create().unwrap();
+        assert_eq!(told(&cgroup, limit), "it died");
+        cgroup.remove(std::time::Duration::from_secs(2)).unwrap();
+        assert_eq!(
+            told(&cgroup, limit),
+            "it died: its memory limit may be too small (limit 4096 bytes, peak 8192 bytes before it was set); raise it"
+        );
+        assert_eq!(told(&cgroup, None), "it died");
     }
 }

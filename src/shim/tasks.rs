@@ -161,12 +161,7 @@ impl Tasks {
             Status::Running => {
                 return Err(error::failed_precondition(format!("container {} is running already", task.id)));
             }
-            _ => {
-                return Err(error::failed_precondition(format!(
-                    "container {} has stopped: process already finished",
-                    task.id
-                )));
-            }
+            _ => return Err(error::failed_precondition(has_stopped(task))),
         }
         start_container(task.container.clone()).await?.map_err(|e| match e {
             // "Not found" would be taken to mean the container.
@@ -412,6 +407,18 @@ impl Tasks {
         self.inflight.drop_results(|(verb, id, exec_id)| *verb == "Start" && id == of && exec_id == exec);
         let _ = fault!("Delete: exec gone");
         Ok(Reply::Deleted { pid: process.pid(), exit: process.exit() })
+    }
+}
+
+/// What Start is told of a container whose init has ended before it.
+fn has_stopped(task: &Task) -> String {
+    let stopped = format!("container {} has stopped: process already finished", task.id);
+    let killed = task.init.exit().is_none_or(|exit| exit.status == 128 + libc::SIGKILL as u32);
+    // Not by us, then.
+    let unexplained = killed && !task.is_doomed();
+    match unexplained.then(|| task.container.out_of_memory_before_start()).flatten() {
+        Some(verdict) => format!("{stopped}: {verdict}"),
+        None => stopped,
     }
 }
 

@@ -79,6 +79,43 @@ fn assert_told(message: &str, limit: u64) {
     assert!(peak.parse::<u64>().is_ok_and(|bytes| bytes > limit), "{message}");
 }
 
+#[test]
+fn limit_that_kills_before_start_is_told_by_start_on_v2() {
+    needs_containers!();
+    needs!(ours(), "runc says that there is no such process");
+    needs!(cgroup_v2(), "cgroup v1 refuses a limit below what is used");
+    let host = Host::new();
+    let shim = host.start(limited(&host, "a", 64 << 20));
+    shim.create().expect("Create");
+    // systemd may be so fast that the scope is gone before the rest of the update.
+    let _ = shim.update(&json!({"memory": {"limit": 4096}}));
+    eventually("the end of init", SOON, || (shim.status("") == Status::STOPPED).then_some(()));
+    let failure = shim.start("").expect_err("init is dead");
+    assert!(
+        failure.message.starts_with("container a has stopped: process already finished: "),
+        "{failure:?}"
+    );
+    assert_told(&failure.message, 4096);
+    shim.delete("").expect("Delete");
+    shim.assert_nothing_left();
+}
+
+/// Who ends it is not told that it was the memory.
+#[test]
+fn start_behind_a_kill_does_not_speak_of_memory() {
+    needs_containers!();
+    needs!(ours(), "runc says that there is no such process");
+    let host = Host::new();
+    let shim = host.start(limited(&host, "a", 64 << 20));
+    shim.create().expect("Create");
+    shim.kill("", libc::SIGKILL).expect("Kill");
+    assert_eq!(shim.wait("").expect("Wait"), 137);
+    let failure = shim.start("").expect_err("init is dead");
+    assert_eq!(failure.message, "container a has stopped: process already finished");
+    shim.delete("").expect("Delete");
+    shim.assert_nothing_left();
+}
+
 /// On v2 the kernel kills for it instead.
 #[test]
 fn update_below_what_is_used_is_told_with_limit_and_peak_on_v1() {

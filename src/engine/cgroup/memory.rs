@@ -54,19 +54,14 @@ impl Cgroup {
         // KERNEL: v1 says "no limit" as the largest page-aligned i64.
         (read(peak), read(limit).filter(|l| *l < i64::MAX as u64 - 0xffff))
     }
-}
 
-impl Cgroup {
-    /// Why a process that vanished without a word may have been killed: `None` if memory was not the reason.
-    pub fn memory_verdict(&self) -> Option<String> {
-        let (dir, file) = match self.place("memory")? {
+    /// How many of its processes the kernel has killed for want of memory: `None` if nobody counts, or counts any more.
+    pub fn memory_kills(&self) -> Option<u64> {
+        let (dir, name) = match self.place("memory")? {
             Place::V1(dir) => (dir, "memory.oom_control"),
             Place::V2(dir) => (dir, "memory.events"),
         };
-        let kills = file::key(&file::read(dir, file).ok()?, "oom_kill")?;
-        let (peak, limit) = self.memory_peak_and_limit();
-        let numbers = limit_and_peak(limit, peak);
-        (kills > 0).then(|| format!("killed for want of memory ({numbers}); raise the memory limit"))
+        file::key(&file::read(dir, name).ok()?, "oom_kill")
     }
 }
 

@@ -32,7 +32,7 @@ mod stats_v1;
 mod stats_v2;
 mod systemd;
 #[cfg(test)]
-mod testing;
+pub mod testing;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -133,11 +133,6 @@ impl Cgroup {
     /// Every directory, v1 first.
     pub fn dirs(&self) -> impl Iterator<Item = &Dir> {
         self.0.v1.iter().chain(&self.0.unified)
-    }
-
-    /// None of its directories is there any more.
-    pub fn is_gone(&self) -> bool {
-        self.dirs().all(|dir| !dir.dir.exists())
     }
 
     /// The directory of a v1 controller.

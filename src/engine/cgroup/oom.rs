@@ -213,8 +213,7 @@ mod tests {
         assert!(!watch.take());
         let (peak, limit) = cgroup.memory_peak_and_limit();
         assert!(limit == Some(8_388_608) && peak.is_none_or(|p| p > 4_000_000), "{peak:?} {limit:?}");
-        let verdict = cgroup.memory_verdict().unwrap();
-        assert!(verdict.contains("limit 8388608 bytes"), "{verdict}");
+        assert!(cgroup.memory_kills().is_some_and(|kills| kills > 0));
         cgroup.remove(Duration::from_secs(2)).unwrap();
         assert!(!watch.take());
     }
