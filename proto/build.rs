@@ -1,4 +1,4 @@
-//! Compiles `proto/*.proto` without protoc, and records what `-version` prints.
+//! Compiles `proto/*.proto` without protoc, records what `-version` prints, and tells the linker where the program begins.
 
 use std::env;
 use std::process::Command;
@@ -7,6 +7,7 @@ fn main() {
     compile("proto", &["proto/runc_options.proto", "proto/runtime_options.proto"]);
     // For tests/integration only.
     compile("proto-tests", &["proto/services.proto"]);
+    begin_at_entry();
     println!("cargo:rerun-if-env-changed=MYSHIM_REVISION");
     println!("cargo:rustc-env=MYSHIM_RUSTC={}", rustc_version());
 }
@@ -21,6 +22,17 @@ fn compile(folder: &str, files: &[&str]) {
         .run_from_script();
     for file in files {
         println!("cargo:rerun-if-changed={file}");
+    }
+}
+
+/// The program begins at its own entry point (`src/sys/entry.rs`) where it has one, and a fixed address.
+fn begin_at_entry() {
+    let variable = |name| env::var(name).unwrap_or_default();
+    let has_one = variable("CARGO_CFG_TARGET_ARCH") == "x86_64" && variable("CARGO_CFG_TARGET_ENV") == "gnu";
+    if has_one && variable("CARGO_ENCODED_RUSTFLAGS").contains("relocation-model=static") {
+        for flag in ["--undefined=myshim_entry", "--entry=myshim_entry"] {
+            println!("cargo:rustc-link-arg-bins=-Wl,{flag}");
+        }
     }
 }
 

@@ -15,14 +15,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
 use crate::sys::cred::{self, Strings};
+use crate::sys::memory::MALLOC;
 use crate::sys::mount::{self, AT_EMPTY_PATH, MountAttr, OPEN_TREE_CLONE};
 use crate::sys::{Result, fs};
-
-/// How the program's malloc behaves, which it asks its environment once, when it begins (glibc, "Tunables").
-const TUNABLES: &str = "GLIBC_TUNABLES";
-/// Without caches for each thread: what lies in the main thread's keeps pages from being given back, ever more of them, up
-/// to 900 KiB after a few thousand execs.
-const NO_CACHES: &str = "glibc.malloc.tcache_count=0";
 
 /// Executes this program anew from such a view, or from its file if that can be written by no way already, and with a
 /// malloc that suits it; once. Call before anything is read or made: the program begins again.
@@ -32,21 +27,22 @@ const NO_CACHES: &str = "glibc.malloc.tcache_count=0";
 /// malloc all the same.
 pub fn enter() -> Result<()> {
     let exe = fs::openat(fs::CWD, c"/proc/self/exe", libc::O_PATH, 0)?;
-    let tunables = std::env::var_os(TUNABLES).is_none().then(|| (TUNABLES.into(), NO_CACHES.into()));
-    let program = match (fs::is_readonly(exe.as_fd())?, &tunables) {
-        (true, None) => return Ok(()),
-        (true, Some(_)) => exe,
-        (false, None) => read_only(exe.as_fd())?,
+    let malloc_is_told = std::env::var_os("GLIBC_TUNABLES").is_some();
+    let program = match (fs::is_readonly(exe.as_fd())?, malloc_is_told) {
+        (true, true) => return Ok(()),
+        (true, false) => exe,
+        (false, true) => read_only(exe.as_fd())?,
         // Without a view the file itself has to do: begun anew, the program comes by here again, and says so.
-        (false, Some(_)) => read_only(exe.as_fd()).unwrap_or(exe),
+        (false, false) => read_only(exe.as_fd()).unwrap_or(exe),
     };
-    let environment = std::env::vars_os().chain(tunables).map(|(name, value)| {
-        let mut entry = name;
-        entry.push("=");
-        entry.push(value);
-        entry
+    let variables = std::env::vars_os().filter_map(|(mut name, value)| {
+        name.push("=");
+        name.push(value);
+        c_string(name)
     });
-    Err(cred::execveat(program.as_fd(), &strings(std::env::args_os()), &strings(environment)))
+    let environment = variables.chain((!malloc_is_told).then(|| MALLOC.to_owned())).collect();
+    let arguments = std::env::args_os().filter_map(c_string).collect();
+    Err(cred::execveat(program.as_fd(), &Strings::new(arguments), &Strings::new(environment)))
 }
 
 /// A detached mount of `file` alone, read-only.
@@ -58,6 +54,6 @@ fn read_only(file: BorrowedFd<'_>) -> Result<OwnedFd> {
 }
 
 /// What came in as C strings has no NUL inside.
-fn strings(all: impl Iterator<Item = OsString>) -> Strings {
-    Strings::new(all.filter_map(|text| CString::new(text.into_vec()).ok()).collect())
+fn c_string(text: OsString) -> Option<CString> {
+    CString::new(text.into_vec()).ok()
 }

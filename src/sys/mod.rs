@@ -11,6 +11,8 @@ pub mod bpf;
 pub mod clone;
 pub mod cred;
 pub mod daemon;
+#[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
+mod entry;
 mod error;
 pub mod fault;
 pub mod fs;

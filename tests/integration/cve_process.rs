@@ -390,12 +390,32 @@ fn cve_2016_9962_the_shim_shows_nothing_to_a_container_in_the_hosts_pid_namespac
 }
 
 /// CVE-2019-5736: the container overwrote the host's runtime through /proc/self/exe, after the runtime had ended.
-/// Rule: the shim runs from a read-only view of its file. To see it fail: in `shim/start.rs` drop `view::enter`.
+/// Rule: the shim runs from a read-only view of its file. To see it fail: in `shim/start.rs` drop `view::enter`, and
+/// in `sys/entry.rs` `begin_anew`.
 #[test]
 fn cve_2019_5736_the_shims_program_cannot_be_written_through_proc() {
     needs_containers!();
     needs!(subject::ours(), "runc protects its init, not its shim");
-    let host = Host::new();
+    cannot_be_written(Host::new());
+}
+
+/// The same where the entry point leaves it to `view::enter`. To see it fail: drop that alone.
+#[test]
+fn cve_2019_5736_nor_with_an_environment_of_any_size_and_a_malloc_that_is_told_something_else() {
+    needs_containers!();
+    needs!(subject::ours(), "runc protects its init, not its shim");
+    for variables in [253, 254, 255, 256, 3000] {
+        let mut host = Host::new();
+        host.environment.extend((0..variables).map(|number| (format!("V{number}"), "value".into())));
+        cannot_be_written(host);
+    }
+    let mut host = Host::new();
+    host.environment.push(("GLIBC_TUNABLES".into(), "glibc.malloc.arena_max=1".into()));
+    cannot_be_written(host);
+}
+
+#[track_caller]
+fn cannot_be_written(host: Host) {
     let shim = host.start(host.bundle("a", "sleep 1000"));
     let pid = shim.create().expect("Create");
     for pid in [shim.pid, pid as i32] {
@@ -415,6 +435,28 @@ fn cve_2019_5736_the_shims_program_cannot_be_written_through_proc() {
             assert_eq!(refused.kind(), ErrorKind::ReadOnlyFilesystem);
         }
     }
+}
+
+/// `start` begins anew before libc is set up for the first time, see `sys/entry.rs`.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn the_program_begins_at_its_own_entry_point() {
+    needs!(subject::ours(), "it is ours that has one");
+    let program = fs::read(subject::Subject::current().binary()).expect("read the program");
+    let number = |at: usize, size: usize| {
+        let bytes = program[at..at + size].iter().rev();
+        bytes.fold(0usize, |number, byte| number << 8 | usize::from(*byte))
+    };
+    // elf(5): e_type is ET_EXEC, else it was built to be put anywhere.
+    needs!(number(16, 2) == 2, "only a program at a fixed address has one");
+    let (entry, headers) = (number(24, 8), number(32, 8));
+    // p_type is PT_LOAD, and p_vaddr with p_filesz holds the entry.
+    let segment = (0..number(56, 2)).map(|index| headers + index * 56).find(|at| {
+        number(*at, 4) == 1 && (number(at + 16, 8)..number(at + 16, 8) + number(at + 32, 8)).contains(&entry)
+    });
+    let at = segment.map(|at| entry - number(at + 16, 8) + number(at + 8, 8)).expect("a segment");
+    // xor ebp, ebp; mov rbx, rdx: libc's own keeps rdx elsewhere.
+    assert_eq!(program[at..at + 5], [0x31, 0xed, 0x48, 0x89, 0xd3]);
 }
 
 /// Descriptors of a process that its programs would get, beside /dev/null as 0, 1 and 2.
