@@ -16,7 +16,7 @@ hack/get-containerd.sh "$CONTAINERD_UNDER_TEST" >/dev/null
 hack/image.sh >/dev/null
 triple=$(rustc -vV | sed -n 's/^host: //p')
 {
-    RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" \
+    RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static -C relocation-model=static" \
         cargo test --no-run --locked --target "$triple" --test integration >"$target/soak.log" 2>&1 &&
         soak=$(sed -n 's/^ *Executable .*(\(.*\))$/\1/p' "$target/soak.log") && [ -n "$soak" ]
 } || { cat "$target/soak.log" >&2; die "the tests were not built"; }

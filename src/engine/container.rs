@@ -12,7 +12,7 @@ use oci_spec::runtime::{Hook, Hooks, LinuxResources, Spec};
 use super::cgroup::{Cgroup, DevicePolicy, DeviceRules};
 use super::clear::{KILL_WITHIN, bury, clear};
 use super::error::Error;
-use super::failure::{MemoryLimit, explain_death, out_of_memory};
+use super::failure::{explain_death, out_of_memory};
 use super::for_exec::ForExec;
 use super::gate::Gate;
 use super::hooks::{self, Document, Place};
@@ -150,10 +150,10 @@ impl Container {
         explain_death(e, &self.cgroup, gate.memory_limit)
     }
 
-    /// Why init, which a SIGKILL ended before it was let go, may have been killed: `None` if memory was not the reason.
+    /// As [`out_of_memory`], of an init that a SIGKILL ended before it was let go.
     pub fn out_of_memory_before_start(&self) -> Option<String> {
-        let gate = self.gate.lock().unwrap_or_else(|e| e.into_inner());
-        out_of_memory(&self.cgroup, gate.as_ref()?.memory_limit)
+        let limit = self.gate.lock().unwrap_or_else(|e| e.into_inner()).as_ref()?.memory_limit;
+        out_of_memory(&self.cgroup, limit)
     }
 
     fn start_hooks(&self) -> &[Hook] {
@@ -252,10 +252,6 @@ impl Container {
         match &asked {
             Some(_) => *last = None,
             None => _ = resources.set_devices(None),
-        }
-        if let Some(gate) = &mut *self.gate.lock().unwrap_or_else(|e| e.into_inner()) {
-            // The kernel may kill for it at once.
-            gate.memory_limit = MemoryLimit::about_to_be_set(&resources, &self.cgroup).or(gate.memory_limit);
         }
         self.cgroup.update(&resources)?;
         if asked.is_some() {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use oci_spec::runtime::{Linux, LinuxNamespaceType as Kind, LinuxResources, Spec};
+use oci_spec::runtime::{Linux, LinuxMemory, LinuxNamespaceType as Kind, LinuxResources, Spec};
 
 use super::abort::{Abort, Leftover};
 use super::cgroup::{self, Cgroup, DeviceRules, Host, OomWatch, Seat};
@@ -201,7 +201,10 @@ fn limit_memory(
     plan: &Plan,
     born: &Born,
 ) -> Result<Option<MemoryLimit>, Error> {
-    let limit = MemoryLimit::about_to_be_set(resources, cgroup);
+    let limit = resources.memory().as_ref().and_then(LinuxMemory::limit);
+    // -1 is no limit, and 0 none that is given.
+    let limit = limit.and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes != 0);
+    let limit = limit.map(|bytes| MemoryLimit { bytes, peak: cgroup.memory_peak_and_limit().0 });
     let limited = cgroup.apply_memory(resources);
     // KERNEL: v2 kills what does not fit below a new limit; systemd then takes the scope away, and its files are missing.
     alive(plan, born).map_err(|e| explain_death(e, cgroup, limit))?;

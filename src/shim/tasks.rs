@@ -413,9 +413,10 @@ impl Tasks {
 /// What Start is told of a container whose init has ended before it.
 fn has_stopped(task: &Task) -> String {
     let stopped = format!("container {} has stopped: process already finished", task.id);
-    let killed = task.init.exit().is_none_or(|exit| exit.status == 128 + libc::SIGKILL as u32);
-    // Not by us, then.
-    let unexplained = killed && !task.is_doomed();
+    // Reaped it is only when its exit is told.
+    let peeked = || task.init.kernel()?.peek().map(|exit| exit.status);
+    let status = task.init.exit().map(|exit| exit.status).or_else(peeked);
+    let unexplained = status == Some(128 + libc::SIGKILL as u32) && !task.is_doomed();
     match unexplained.then(|| task.container.out_of_memory_before_start()).flatten() {
         Some(verdict) => format!("{stopped}: {verdict}"),
         None => stopped,

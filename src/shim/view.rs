@@ -2,7 +2,7 @@
 //! the shim, or of a child on its way into a container, can write to the file on the host (CVE-2019-5736).
 //!
 //! ```text
-//! containerd --exec--> /usr/local/bin/containerd-shim-myshim-v1 (writable mount)
+//! containerd --exec--> /usr/local/bin/containerd-shim-myshim-v1 (writable mount): sys::entry, or else `enter`
 //!                        open_tree(OPEN_TREE_CLONE), mount_setattr(MOUNT_ATTR_RDONLY): a detached mount of that one file
 //!                        '--execveat--> the same file, the same page cache, but no mount by which it can be written
 //! ```

@@ -1,5 +1,5 @@
-//! The program's first instructions, before libc's: `start` begins anew here, from a read-only view of its own file (see
-//! `shim::view`, which does the same where this does not), and libc is set up but once.
+//! The program's first instructions, before libc's: `start` begins anew here, from a read-only view of its own file, and libc
+//! is set up but once. Where this cannot be, `shim::view` does it later, and says why if it cannot either.
 //!
 //! KERNEL: in a virtual machine each CPUID is an exit to the host. glibc asks some forty of them whenever a program begins.
 //!
@@ -12,6 +12,8 @@ use std::mem::MaybeUninit;
 
 use super::memory::MALLOC;
 
+/// The action: the last argument, see `shim::args`.
+const START: &[u8] = b"start\0";
 /// As many variables as the new environment has room for. Of more, `shim::view` takes care.
 const ROOM: usize = 254;
 
@@ -41,9 +43,14 @@ unsafe extern "C" fn first(stack: *const usize) {
     let argc = unsafe { stack.read_volatile() };
     let argv = stack.wrapping_add(1);
     let envp = argv.wrapping_add(argc).wrapping_add(1);
-    // SAFETY: the arguments end with a null, and are strings that end with a null byte.
-    let starts = unsafe { has(argv, c"start".to_bytes_with_nul()) };
-    // SAFETY: so do the variables, and so are they.
+    if argc < 2 {
+        return;
+    }
+    // SAFETY: the last argument is there.
+    let last = unsafe { argv.wrapping_add(argc - 1).read_volatile() };
+    // SAFETY: it is a string that ends with a null byte.
+    let starts = unsafe { begins(last as *const u8, START) };
+    // SAFETY: the variables end with a null, and are such strings.
     let malloc_is_told = unsafe { has(envp, b"GLIBC_TUNABLES=") };
     if starts && !malloc_is_told {
         // SAFETY: as above.
@@ -66,20 +73,28 @@ unsafe fn begin_anew(argv: *const usize, envp: *const usize) {
     let exe =
         unsafe { call(libc::SYS_openat, [libc::AT_FDCWD as usize, path(c"/proc/self/exe"), open, 0, 0]) };
     let copy = libc::OPEN_TREE_CLONE as usize | libc::OPEN_TREE_CLOEXEC as usize | itself;
-    // SAFETY: as above; what is no descriptor is refused, here and below.
+    if failed(exe) {
+        return;
+    }
+    // SAFETY: as above.
     let view = unsafe { call(libc::SYS_open_tree, [exe, path(c""), copy, 0, 0]) };
     let attributes = [libc::MOUNT_ATTR_RDONLY as usize, 0, 0, 0];
     let (set, size) = ((&raw const attributes) as usize, size_of_val(&attributes));
     // SAFETY: the attributes are live and of that size: a `mount_attr` is four words.
-    if unsafe { call(libc::SYS_mount_setattr, [view, path(c""), itself, set, size]) } == 0 {
+    if !failed(view) && unsafe { call(libc::SYS_mount_setattr, [view, path(c""), itself, set, size]) } == 0 {
         let (argv, envp) = (argv as usize, environment as usize);
         // SAFETY: both end with a null, and point to strings that end with a null byte.
         unsafe { call(libc::SYS_execveat, [view, path(c""), argv, envp, itself]) };
     }
-    for fd in [view, exe] {
-        // SAFETY: they are nobody else's.
-        unsafe { call(libc::SYS_close, [fd, 0, 0, 0, 0]) };
-    }
+    // It goes on as it is. What is no descriptor is not closed.
+    // SAFETY: nobody else has it.
+    unsafe { call(libc::SYS_close, [view, 0, 0, 0, 0]) };
+    // SAFETY: nobody else has it.
+    unsafe { call(libc::SYS_close, [exe, 0, 0, 0, 0]) };
+}
+
+fn failed(answer: usize) -> bool {
+    (answer as isize) < 0
 }
 
 /// Does any of the strings begin so?
@@ -146,4 +161,34 @@ unsafe fn call(number: libc::c_long, arguments: [usize; 5]) -> usize {
         );
     }
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_environment_is_extended_as_long_as_there_is_room() {
+        for variables in [0, 1, ROOM - 1, ROOM, ROOM + 1, 2 * ROOM] {
+            let mut envp = vec![7; variables];
+            envp.push(0);
+            let mut to = [usize::MAX; ROOM + 3];
+            // SAFETY: envp ends with a null, and there is a word more than is needed.
+            let done = unsafe { extended(to.as_mut_ptr(), envp.as_ptr()) };
+            assert_eq!(done, variables <= ROOM);
+            assert_eq!(to[ROOM + 2], usize::MAX);
+            if done {
+                envp.splice(variables.., [MALLOC.as_ptr() as usize, 0]);
+                assert_eq!(to[..variables + 2], envp);
+            }
+        }
+    }
+
+    #[test]
+    fn words_are_told_apart() {
+        // SAFETY: C strings end with a null byte.
+        let is = |text: &CStr, word: &'static [u8]| unsafe { begins(text.as_ptr().cast(), word) };
+        assert!(is(c"start", START) && is(c"GLIBC_TUNABLES=", b"GLIBC_TUNABLES="));
+        assert!(!is(c"", START) && !is(c"starts", START) && !is(c"star", START) && !is(c"restart", START));
+    }
 }

@@ -1,6 +1,6 @@
 //! The kernel, one call per function, under its man-page name.
 //!
-//! But for `fault`, which is empty outside test builds, everything here may be called between `clone3` and `execve`: no allocation, no lock, no log, no panic.
+//! But for `fault`, which is empty outside test builds, and `entry`, where the program begins, everything here may be called between `clone3` and `execve`: no allocation, no lock, no log, no panic.
 //! Arguments are borrowed (`&CStr`, `BorrowedFd`), results are owned or `Copy`, and an error names the call.
 //! All `unsafe` of the project lives below this module.
 #![allow(unsafe_code)]

@@ -91,11 +91,14 @@ fn limit_that_kills_before_start_is_told_by_start_on_v2() {
     let _ = shim.update(&json!({"memory": {"limit": 4096}}));
     eventually("the end of init", SOON, || (shim.status("") == Status::STOPPED).then_some(()));
     let failure = shim.start("").expect_err("init is dead");
-    assert!(
-        failure.message.starts_with("container a has stopped: process already finished: "),
-        "{failure:?}"
-    );
-    assert_told(&failure.message, 4096);
+    let why = failure.message.strip_prefix("container a has stopped: process already finished: ");
+    match why.expect("a reason") {
+        // Nobody knows any more what it was killed for: a guess, by the limit of Create.
+        guess if guess.starts_with("its memory limit may be too small (limit 67108864 bytes") => {
+            assert!(leak::cgroups(shim.bundle.cgroup()).is_empty(), "{guess}");
+        }
+        known => assert_told(known, 4096),
+    }
     shim.delete("").expect("Delete");
     shim.assert_nothing_left();
 }
