@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
 use crate::sys::cred::{self, Strings};
-use crate::sys::memory::MALLOC;
+use crate::sys::memory::NO_CACHES;
 use crate::sys::mount::{self, AT_EMPTY_PATH, MountAttr, OPEN_TREE_CLONE};
 use crate::sys::{Result, fs};
 
@@ -40,7 +40,7 @@ pub fn enter() -> Result<()> {
         name.push(value);
         c_string(name)
     });
-    let environment = variables.chain((!malloc_is_told).then(|| MALLOC.to_owned())).collect();
+    let environment = variables.chain((!malloc_is_told).then(|| NO_CACHES.to_owned())).collect();
     let arguments = std::env::args_os().filter_map(c_string).collect();
     Err(cred::execveat(program.as_fd(), &Strings::new(arguments), &Strings::new(environment)))
 }

@@ -10,7 +10,7 @@ use std::arch::{asm, global_asm};
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
 
-use super::memory::MALLOC;
+use super::memory::NO_CACHES;
 
 /// The action: the last argument, see `shim::args`.
 const START: &[u8] = b"start\0";
@@ -72,10 +72,10 @@ unsafe fn begin_anew(argv: *const usize, envp: *const usize) {
     // SAFETY: opens a file by a path that is there.
     let exe =
         unsafe { call(libc::SYS_openat, [libc::AT_FDCWD as usize, path(c"/proc/self/exe"), open, 0, 0]) };
-    let copy = libc::OPEN_TREE_CLONE as usize | libc::OPEN_TREE_CLOEXEC as usize | itself;
     if failed(exe) {
         return;
     }
+    let copy = libc::OPEN_TREE_CLONE as usize | libc::OPEN_TREE_CLOEXEC as usize | itself;
     // SAFETY: as above.
     let view = unsafe { call(libc::SYS_open_tree, [exe, path(c""), copy, 0, 0]) };
     let attributes = [libc::MOUNT_ATTR_RDONLY as usize, 0, 0, 0];
@@ -110,6 +110,7 @@ unsafe fn has(mut strings: *const usize, with: &'static [u8]) -> bool {
     }
 }
 
+/// Does `text` begin with all of `with`, its null byte included if there is one?
 unsafe fn begins(text: *const u8, with: &'static [u8]) -> bool {
     let mut at = 0;
     while at < with.len() {
@@ -136,7 +137,9 @@ unsafe fn extended(to: *mut usize, envp: *const usize) -> bool {
         }
         let last = variable == 0;
         // SAFETY: of ROOM + 2 words, at most number ROOM.
-        unsafe { to.wrapping_add(at).write_volatile(if last { MALLOC.as_ptr() as usize } else { variable }) };
+        unsafe {
+            to.wrapping_add(at).write_volatile(if last { NO_CACHES.as_ptr() as usize } else { variable })
+        };
         at = at.wrapping_add(1);
         if last {
             // SAFETY: at most number ROOM + 1.
@@ -178,7 +181,7 @@ mod tests {
             assert_eq!(done, variables <= ROOM);
             assert_eq!(to[ROOM + 2], usize::MAX);
             if done {
-                envp.splice(variables.., [MALLOC.as_ptr() as usize, 0]);
+                envp.splice(variables.., [NO_CACHES.as_ptr() as usize, 0]);
                 assert_eq!(to[..variables + 2], envp);
             }
         }

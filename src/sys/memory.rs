@@ -11,7 +11,7 @@ unsafe extern "C" {
 
 /// What malloc finds in its environment when the program begins (glibc, "Tunables"): no caches for each thread. What lies in
 /// the main thread's keeps pages from being given back, ever more of them, up to 900 KiB after a few thousand execs.
-pub const MALLOC: &CStr = c"GLIBC_TUNABLES=glibc.malloc.tcache_count=0";
+pub const NO_CACHES: &CStr = c"GLIBC_TUNABLES=glibc.malloc.tcache_count=0";
 
 const PAGE: usize = 4096;
 /// Mapped at a time, in some ten microseconds: whoever wants memory meanwhile waits for as long.
