@@ -1,5 +1,5 @@
-//! Our shim beside containerd-shim-runc-v2 with runc and crun, and the floor below all of them: the same calls over ttrpc, the
-//! same spec, round by round in turn.
+//! Our shim beside containerd-shim-runc-v2 with runc and crun, and the floor below all of them, by itself and called: the same
+//! calls over ttrpc, the same spec, round by round in turn.
 //!
 //! Run through `hack/bench.sh`, which gives it the programs, a `/run` of its own and a clean end. `ROUNDS=n` (20) chooses the
 //! length, `EXECS=n` adds so many execs in one container, `BENCH_OUT=folder` takes `bench.json` and `bench.svg`.
@@ -9,6 +9,7 @@
 #[allow(dead_code)]
 mod support;
 
+mod called;
 mod contender;
 mod crowd;
 mod exits;
@@ -29,8 +30,11 @@ fn number(name: &str, default: usize) -> usize {
 }
 
 fn main() {
-    if std::env::args().any(|argument| argument == "--floor") {
-        return floor::serve();
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--floor"] => return floor::serve(),
+        ["--called", id, program, profile] => return called::serve(id, program, !profile.is_empty()),
+        _ => {}
     }
     if let Some(obstacle) = subject::obstacle() {
         eprintln!("cannot measure here: {obstacle}");
@@ -44,6 +48,7 @@ fn main() {
         eprint!("\rround {round} of {rounds} ");
         let mut figures: Vec<_> = contenders.iter().map(|one| (one.name, rounds::shim(one, round))).collect();
         figures.push(("floor", rounds::floor(&floor, round)));
+        figures.push(("called", called::measure(round)));
         if round > 0 {
             figures.into_iter().for_each(|(name, figures)| report.add(name, figures));
         }

@@ -76,9 +76,20 @@ pub struct Floor(RefCell<(Child, BufReader<ChildStdout>)>);
 
 impl Floor {
     pub fn start() -> Self {
+        Self::with(&["--floor"])
+    }
+
+    /// The one that is called like a shim, for one container; see `called`.
+    pub fn called(id: &str, program: &str, profile: &str) -> Self {
+        let floor = Self::with(&["--called", id, program, profile]);
+        floor.hear();
+        floor
+    }
+
+    fn with(arguments: &[&str]) -> Self {
         let program = std::env::current_exe().expect("find this program");
         let mut command = Command::new(program);
-        let child = command.arg("--floor").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let child = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut child = child.expect("start the floor");
         let answers = BufReader::new(child.stdout.take().expect("piped"));
         Self(RefCell::new((child, answers)))
@@ -86,11 +97,17 @@ impl Floor {
 
     /// One request, its milliseconds.
     pub fn ask(&self, request: &str) -> Vec<f64> {
-        let (child, answers) = &mut *self.0.borrow_mut();
-        writeln!(child.stdin.as_mut().expect("piped"), "{request}").expect("ask the floor");
+        let line = format!("{request}\n");
+        let said = self.0.borrow_mut().0.stdin.as_mut().expect("piped").write_all(line.as_bytes());
+        said.expect("ask the floor");
+        self.hear()
+    }
+
+    /// What it says next.
+    pub fn hear(&self) -> Vec<f64> {
         let mut answer = String::new();
-        answers.read_line(&mut answer).expect("the floor's answer");
-        assert!(!answer.is_empty(), "the floor failed at {request:?}");
+        self.0.borrow_mut().1.read_line(&mut answer).expect("the floor's answer");
+        assert!(!answer.is_empty(), "the floor failed");
         answer.split_whitespace().map(|number| number.parse().expect("a number")).collect()
     }
 }

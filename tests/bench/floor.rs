@@ -12,11 +12,11 @@
 //! ```
 
 use crate::support::subject;
-use myshim::engine::cgroup::{Cgroup, DevicePolicy, Host};
+use myshim::engine::cgroup::{Cgroup, DevicePolicy, Host, Join};
 use myshim::engine::seccomp;
 use myshim::sys::cred::{self, CapSets, Strings};
 use myshim::sys::process::{self, Exit};
-use myshim::sys::{clone, fs, mount, ns, pipe};
+use myshim::sys::{clone, fs, mount, ns, pipe, socket};
 use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::fs as files;
@@ -79,17 +79,20 @@ pub fn serve() {
         let answer = match (words[0], held.take()) {
             ("run", _) => floor.run(words[1], filter),
             ("hold", _) => {
-                held = Some(floor.start(words[1], floor.folders(words[1]), c"sleep", filter));
+                held = Some(floor.start(words[1], floor.folders(words[1]), c"sleep", filter, false));
                 Vec::new()
             }
             ("exec", Some(container)) => {
-                let time = floor.exec(&container, filter_of(&floor, &container));
+                let begin = Instant::now();
+                let pidfd = floor.exec(&container, filter_of(&floor, &container), None);
+                end(&pidfd);
+                let time = begin.elapsed();
                 held = Some(container);
                 vec![time]
             }
             ("kill", Some(container)) => {
                 let begin = Instant::now();
-                process::pidfd_send_signal(container.pidfd.as_fd(), libc::SIGKILL).expect("kill");
+                container.kill();
                 end(&container.pidfd);
                 let time = begin.elapsed();
                 floor.clear(&container);
@@ -107,22 +110,44 @@ fn filter_of<'f>(floor: &'f Floor, container: &Running) -> Option<&'f seccomp::F
     container.filtered.then_some(&floor.filter)
 }
 
-struct Floor {
+pub struct Floor {
     folder: PathBuf,
-    filter: seccomp::Filter,
+    pub filter: seccomp::Filter,
     own_pids: OwnedFd,
     environment: Strings,
 }
 
-struct Running {
+/// What tells that the program runs: the end of this, when the process's own end is closed by execve(2).
+pub struct News(pub OwnedFd);
+
+impl News {
+    pub fn wait(&self) {
+        fs::read(self.0.as_fd(), &mut [0]).expect("wait for a process");
+    }
+
+    /// Lets a process go on that waits at its gate.
+    pub fn go(&self) {
+        fs::write(self.0.as_fd(), &[0]).expect("open the gate");
+    }
+}
+
+pub struct Running {
     cgroup: Cgroup,
+    join: Join,
     rootfs: CString,
-    pidfd: OwnedFd,
+    pub pidfd: OwnedFd,
+    pub news: News,
     filtered: bool,
 }
 
+impl Running {
+    pub fn kill(&self) {
+        process::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL).expect("kill");
+    }
+}
+
 impl Floor {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let path = c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
         Self {
             folder: std::env::temp_dir(),
@@ -136,7 +161,7 @@ impl Floor {
     fn run(&self, id: &str, filter: Option<&seccomp::Filter>) -> Vec<Duration> {
         let rootfs = self.folders(id);
         let begin = Instant::now();
-        let container = self.start(id, rootfs, c"true", filter);
+        let container = self.start(id, rootfs, c"true", filter, false);
         let started = begin.elapsed();
         end(&container.pidfd);
         let ended = begin.elapsed();
@@ -145,13 +170,14 @@ impl Floor {
         vec![started, ended, clearing.elapsed()]
     }
 
-    /// Until the program runs.
-    fn start(
+    /// Until the program runs, or waits before it until it is let go.
+    pub fn start(
         &self,
         id: &str,
         [rootfs, options]: [CString; 2],
         program: &CStr,
         filter: Option<&seccomp::Filter>,
+        gated: bool,
     ) -> Running {
         let name = format!("/{}/floor-{id}", subject::run_name());
         let host = Host::get().expect("find the cgroups");
@@ -162,24 +188,25 @@ impl Floor {
             .expect("mount the overlay");
         let join = cgroup.join().expect("open the cgroup");
         let (argv, true_path) = program_of(program);
-        let (seen, running) = pipe::pipe().expect("pipe");
+        let (seen, running) = if gated { socket::seqpacket_pair() } else { pipe::pipe() }.expect("two ends");
         let into = join.into.as_ref().map(AsFd::as_fd);
         let child = clone::clone3(NAMESPACES as u64, into, || {
             fs::close(seen.as_raw_fd());
             let _ = process::reset_signals();
             let made = join.tasks.iter().try_for_each(|file| fs::write(file.as_fd(), b"0"));
             let made = made.and_then(|()| furnish(&rootfs)).and_then(|()| restrict(filter));
+            let made = made.and_then(|()| if gated { pass(&running) } else { Ok(()) });
             fail(made.err().unwrap_or_else(|| cred::execve(&true_path, &argv, &self.environment, c"")))
         });
         let pidfd = child.expect("clone").pidfd;
         drop(running);
-        // The program runs when its end of the pipe, close-on-exec, is gone.
-        fs::read(seen.as_fd(), &mut [0]).expect("wait for execve");
-        Running { cgroup, rootfs, pidfd, filtered: filter.is_some() }
+        let news = News(seen);
+        news.wait();
+        Running { cgroup, join, rootfs, pidfd, news, filtered: filter.is_some() }
     }
 
     /// What containerd has made before it asks: where the overlay goes, and its options.
-    fn folders(&self, id: &str) -> [CString; 2] {
+    pub fn folders(&self, id: &str) -> [CString; 2] {
         let folder = |name: &str| {
             let path = self.folder.join(format!("floor-{id}-{name}"));
             files::create_dir(&path).expect("make a folder");
@@ -190,9 +217,14 @@ impl Floor {
         [rootfs, data].map(|text| CString::new(text).expect("no NUL"))
     }
 
-    fn exec(&self, container: &Running, filter: Option<&seccomp::Filter>) -> Duration {
-        let begin = Instant::now();
-        let join = container.cgroup.join().expect("open the cgroup");
+    /// /bin/true beside the container's own, which holds the end of a pipe `until_it_runs`.
+    pub fn exec(
+        &self,
+        container: &Running,
+        filter: Option<&seccomp::Filter>,
+        until_it_runs: Option<OwnedFd>,
+    ) -> OwnedFd {
+        let join = &container.join;
         let (argv, path) = program_of(c"true");
         ns::setns(container.pidfd.as_fd(), libc::CLONE_NEWPID).expect("enter the pid namespace");
         let into = join.into.as_ref().map(AsFd::as_fd);
@@ -205,11 +237,11 @@ impl Floor {
             fail(made.err().unwrap_or_else(|| cred::execve(&path, &argv, &self.environment, c"")))
         });
         ns::setns(self.own_pids.as_fd(), libc::CLONE_NEWPID).expect("come back");
-        end(&child.expect("clone").pidfd);
-        begin.elapsed()
+        drop(until_it_runs);
+        child.expect("clone").pidfd
     }
 
-    fn clear(&self, container: &Running) {
+    pub fn clear(&self, container: &Running) {
         container.cgroup.remove(Duration::from_secs(2)).expect("remove the cgroup");
         mount::umount2(&container.rootfs, libc::MNT_DETACH).expect("unmount");
     }
@@ -282,12 +314,18 @@ fn restrict(filter: Option<&seccomp::Filter>) -> myshim::sys::Result<()> {
     filter.map_or(Ok(()), |filter| cred::seccomp_filter(&filter.program, filter.flags.into()).map(drop))
 }
 
+/// Tells that it is there, and waits to be let go.
+fn pass(gate: &OwnedFd) -> myshim::sys::Result<()> {
+    fs::write(gate.as_fd(), &[0])?;
+    fs::read(gate.as_fd(), &mut [0]).map(drop)
+}
+
 /// Says nothing: whoever waits finds a pipe closed and a process dead with this number.
 fn fail(error: myshim::sys::Error) -> Infallible {
     process::exit(error.errno)
 }
 
-fn end(pidfd: &OwnedFd) {
+pub fn end(pidfd: &OwnedFd) {
     let exit = process::waitid(pidfd.as_fd(), libc::WEXITED).expect("wait");
     let fine = [Some(0), Some(128 + libc::SIGKILL as u32)];
     assert!(fine.contains(&exit.map(|Exit { status, .. }| status)), "the floor's process failed: {exit:?}");

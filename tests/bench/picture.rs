@@ -4,8 +4,13 @@ use crate::report::{Report, short};
 use crate::rows::Row;
 use std::fmt::Write as _;
 
-const COLOURS: [(&str, &str); 4] =
-    [("ours", "#2563eb"), ("floor", "#94a3b8"), ("runc", "#f59e0b"), ("crun", "#d6a45c")];
+const COLOURS: [(&str, &str); 5] = [
+    ("ours", "#2563eb"),
+    ("floor", "#94a3b8"),
+    ("called", "#64748b"),
+    ("runc", "#f59e0b"),
+    ("crun", "#d6a45c"),
+];
 const WIDTH: f64 = 420.0;
 const LEFT: f64 = 330.0;
 const BAR: f64 = 9.0;
@@ -19,7 +24,7 @@ pub fn draw(report: &Report) -> String {
     }
     let legend: String = COLOURS
         .iter()
-        .zip([0.0, 60.0, 120.0, 180.0])
+        .zip([0.0, 60.0, 120.0, 190.0, 250.0])
         .map(|((name, colour), x)| {
             let at = LEFT + x;
             format!("<rect x='{at}' y='10' width='9' height='9' fill='{colour}'/><text x='{}' y='19'>{name}</text>\n", at + 13.0)

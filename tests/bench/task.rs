@@ -103,11 +103,18 @@ impl Task {
     }
 
     pub fn exec(&mut self, exec: &str, arguments: &[&str]) {
+        self.add(&self.exec_request(exec, arguments));
+    }
+
+    pub fn exec_request(&self, exec: &str, arguments: &[&str]) -> api::ExecProcessRequest {
         let process = self.bundle.process(arguments).to_string().into_bytes();
         let spec = any("types.containerd.io/opencontainers/runtime-spec/1/Process", process);
         let (id, exec_id) = (self.id(), exec.into());
-        let request = api::ExecProcessRequest { id, exec_id, spec: Some(spec).into(), ..Default::default() };
-        self.call::<api::Empty>("Exec", &request);
+        api::ExecProcessRequest { id, exec_id, spec: Some(spec).into(), ..Default::default() }
+    }
+
+    pub fn add(&mut self, request: &api::ExecProcessRequest) {
+        self.call::<api::Empty>("Exec", request);
     }
 
     /// Until a process has exited, well.
