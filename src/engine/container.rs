@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use oci_spec::runtime::{Hook, Hooks, LinuxResources, Spec};
 
-use super::cgroup::{Cgroup, DevicePolicy, DeviceRules};
+use super::cgroup::{Cgroup, DevicePolicy, DeviceRules, Join};
 use super::clear::{KILL_WITHIN, bury, clear};
 use super::error::Error;
 use super::failure::{explain_death, out_of_memory};
@@ -89,6 +89,8 @@ pub struct Container {
     pub bundle: PathBuf,
     pub init: Process,
     pub cgroup: Cgroup,
+    /// The way in for exec'd processes, once one has come by it.
+    pub(super) door: Mutex<Option<Join>>,
     pub(super) gate: Mutex<Option<Gate>>,
     pub(super) hooks: Option<Hooks>,
     /// Readable once poststart hooks are to end; an eventfd(2), if there are any.
@@ -200,6 +202,10 @@ impl Container {
         Document { id, status, pid: self.init.pid, bundle, annotations }.value()
     }
 
+    pub(super) fn door(&self) -> MutexGuard<'_, Option<Join>> {
+        self.door.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
     /// The `tasks` files of the container's resctrl groups.
     pub(super) fn resctrl(&self) -> Result<Vec<OwnedFd>, Error> {
         let state = self.state.lock().unwrap_or_else(|e| e.into_inner());
@@ -265,6 +271,8 @@ impl Container {
     /// # Errors
     /// When the bundle cannot be written.
     pub fn record_exit(&self, exit: Exit) -> Result<(), Error> {
+        // Nobody comes any more.
+        self.door().take();
         let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
         state.exit = Some(exit);
         state.save(&self.bundle)

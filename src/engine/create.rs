@@ -232,6 +232,7 @@ fn container(
         init,
         gate: Mutex::new(Some(gate)),
         cgroup,
+        door: Mutex::default(),
         hooks_end: hooks_end.map(Arc::new),
         hooks,
         annotations: request.spec.annotations().clone().unwrap_or_default(),

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use oci_spec::runtime as spec;
 
 use super::affinity;
+use super::cgroup::Join;
 use super::child::{self, Born, Message, Report};
 use super::container::{Container, Process};
 use super::error::Error;
@@ -80,6 +81,8 @@ impl Container {
             }
             Err(e) => {
                 rising.born.abandon();
+                // It may have been the way in.
+                self.door().take();
                 Err(e)
             }
         })
@@ -97,18 +100,43 @@ impl Container {
         let process = self.complete(request.process);
         // ORDER: noted first: from its own birth on the process may trace those that come after it.
         self.for_exec.note_capabilities(&process);
-        let given = Given {
-            late_birth: self.for_exec.pidns && self.for_exec.tracers.load(Ordering::Relaxed),
-            gate: process.terminal().unwrap_or(false),
-            ..self.given()
-        };
-        let plan = self.plan(&process, request.stdio.map(|fd| fd.map(Arc::new)), given)?;
-        let born = child::spawn(&plan)?;
+        let late_birth = self.for_exec.pidns && self.for_exec.tracers.load(Ordering::Relaxed);
+        let gate = process.terminal().unwrap_or(false);
+        let stdio = request.stdio.map(|fd| fd.map(Arc::new));
+        let (plan, born) = self.cloned(|join| {
+            let given = Given { late_birth, gate, ..self.given() };
+            self.plan(&process, stdio.clone(), given, join)
+        })?;
         if let Err(e) = fault!("Exec: cloned") {
             born.abandon();
             return Err(e.into());
         }
         Ok(Rising { plan, born })
+    }
+
+    /// Clones the process that walks the plan for one way in: the last one's, else by the container's own cgroup, and where
+    /// that fails by the one of init.
+    ///
+    /// KERNEL: a cgroup2 cgroup that hands controllers to children takes no processes (EBUSY from clone3): systemd in a
+    /// container does that and moves itself into a child. COMPAT: as under runc, init is not followed without need.
+    fn cloned(&self, plan: impl Fn(&Join) -> Result<Plan, Error>) -> Result<(Plan, Born), Error> {
+        let by = |join: &Join| {
+            let plan = plan(join)?;
+            let born = child::spawn(&plan)?;
+            Ok((plan, born))
+        };
+        // A way that leads nowhere is not kept.
+        let kept = self.door().take();
+        let mut join = kept.map_or_else(|| self.cgroup.join(), Ok)?;
+        let mut cloned = by(&join);
+        if matches!(cloned, Err(Error::Doing { .. })) {
+            drop(join);
+            join = self.cgroup.join_of(self.init.pid)?;
+            cloned = by(&join);
+        }
+        let cloned = cloned?;
+        *self.door() = Some(join);
+        Ok(cloned)
     }
 
     /// The plan of a startContainer hook, which is the container's process in all but program and arguments, and
@@ -122,7 +150,8 @@ impl Container {
         let given = self.given();
         let silent = |f: &Arc<Filter>| u64::from(f.flags) & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER == 0;
         let filter = given.filter.clone().filter(silent);
-        self.plan(&process, stdio, Given { filter, ..given })
+        let join = self.cgroup.join_of(self.init.pid)?;
+        self.plan(&process, stdio, Given { filter, ..given }, &join)
     }
 
     /// What every further process is given.
@@ -141,17 +170,22 @@ impl Container {
         }
     }
 
-    fn plan(&self, process: &spec::Process, stdio: [Option<Fd>; 3], given: Given) -> Result<Plan, Error> {
-        let mut join = self.cgroup.join_of(self.init.pid)?;
-        join.tasks.extend(self.resctrl()?);
+    fn plan(
+        &self,
+        process: &spec::Process,
+        stdio: [Option<Fd>; 3],
+        given: Given,
+        join: &Join,
+    ) -> Result<Plan, Error> {
+        let resctrl = self.resctrl()?.into_iter().map(Arc::new);
         let inputs = Inputs {
             init: self.init.pidfd.clone(),
             kinds: self.for_exec.kinds,
             pidns: self.for_exec.pidns,
             given,
             stdio,
-            tasks: join.tasks.into_iter().map(Arc::new).collect(),
-            cgroup: join.into.map(Arc::new),
+            tasks: join.tasks.iter().cloned().chain(resctrl).collect(),
+            cgroup: join.into.clone(),
             keyring: self.for_exec.keyring.then(|| format!("_ses.{}", self.id)),
         };
         build(process, &inputs)

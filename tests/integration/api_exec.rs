@@ -12,6 +12,7 @@ use containerd_shim_protos::shim::oci::ProcessDetails;
 use protobuf::Message;
 use serde_json::json;
 use std::hash::{BuildHasher, RandomState};
+use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use ttrpc::proto::Code;
@@ -172,6 +173,37 @@ fn pids_name_the_exec_of_a_process() {
         named[0].info.type_url
     );
     assert_eq!(ProcessDetails::parse_from_bytes(&named[0].info.value).expect("details").exec_id, "x");
+}
+
+/// As systemd in a container does. A cgroup2 cgroup that hands controllers on takes no processes (cgroups(7)).
+#[test]
+fn exec_joins_an_init_that_moved_and_made_its_cgroup_a_parent() {
+    needs_containers!();
+    needs!(cgroup_v2(), "a cgroup v1 that has children takes processes too");
+    let host = Host::new();
+    let shim = host.start(host.bundle("a", "sleep 1000"));
+    let init = shim.run();
+    let ours = leak::cgroups(shim.bundle.cgroup()).pop().expect("its cgroup");
+    let below = ours.join("below");
+    let added = |exec: &str, folder: &Path| {
+        shim.exec(exec, "exec sleep 1000").expect("Exec");
+        let pid = shim.start(exec).expect("Start").to_string();
+        let members = std::fs::read_to_string(folder.join("cgroup.procs")).expect("members");
+        assert!(members.lines().any(|member| member == pid), "{exec} is not in {}", folder.display());
+        pid
+    };
+    let first = added("x", &ours);
+    std::fs::create_dir(&below).expect("make a cgroup below");
+    for pid in [init.to_string(), first] {
+        std::fs::write(below.join("cgroup.procs"), pid).expect("move a process");
+    }
+    std::fs::write(ours.join("cgroup.subtree_control"), "+pids").expect("hand a controller on");
+    added("y", &below);
+    shim.kill("", libc::SIGKILL).expect("Kill");
+    assert_eq!(shim.wait("y").expect("Wait"), 137);
+    shim.wait("").expect("Wait");
+    shim.delete("").expect("Delete");
+    shim.assert_nothing_left();
 }
 
 #[test]

@@ -8,19 +8,21 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::error::{Error, Result};
 use super::host::Hierarchy;
 use super::locate::member_dir;
 use super::{Cgroup, Dir, Host, file};
 
-/// What a child needs to enter a container's cgroup.
-#[derive(Debug)]
+/// What a child needs to enter a container's cgroup. Keeps no cgroup from being removed; a v1 hierarchy cannot be mounted
+/// read-only meanwhile.
+#[derive(Debug, Clone)]
 pub struct Join {
     /// v1: the child writes "0" into each.
-    pub tasks: Vec<OwnedFd>,
+    pub tasks: Vec<Arc<OwnedFd>>,
     /// cgroup2: the directory for clone3(CLONE_INTO_CGROUP).
-    pub into: Option<OwnedFd>,
+    pub into: Option<Arc<OwnedFd>>,
 }
 
 impl Cgroup {
@@ -29,10 +31,8 @@ impl Cgroup {
         self.open(self.unified().map(|d| d.dir.clone()))
     }
 
-    /// Opens for joining the cgroup in which process `pid` (the container's init) is.
-    ///
-    /// KERNEL: a cgroup2 cgroup that hands controllers to children takes no processes (EBUSY from clone3): systemd
-    /// in a container does that and moves itself into a child. A `pid` outside our subtree is not followed.
+    /// Opens for joining the cgroup2 cgroup in which process `pid` (the container's init) is, and the container's own in v1
+    /// hierarchies. A `pid` outside our subtree is not followed.
     pub fn join_of(&self, pid: i32) -> Result<Join> {
         let into = match (self.unified(), Host::get()?.unified()) {
             (Some(ours), Some(hierarchy)) => Some(init_dir(ours, hierarchy, pid)?),
@@ -53,15 +53,19 @@ fn init_dir(ours: &Dir, hierarchy: &Hierarchy, pid: i32) -> Result<PathBuf> {
     Ok(theirs.unwrap_or_else(|| ours.dir.clone()))
 }
 
-fn open_tasks(dir: &Path) -> Result<OwnedFd> {
+fn open_tasks(dir: &Path) -> Result<Arc<OwnedFd>> {
     let path = dir.join("tasks");
     // std opens with O_CLOEXEC.
-    OpenOptions::new().write(true).open(&path).map(OwnedFd::from).map_err(|e| Error::file("open", path, &e))
+    OpenOptions::new().write(true).open(&path).map(fd).map_err(|e| Error::file("open", path, &e))
 }
 
-fn open_dir(dir: &Path) -> Result<OwnedFd> {
+fn open_dir(dir: &Path) -> Result<Arc<OwnedFd>> {
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(dir);
-    opened.map(|f: File| OwnedFd::from(f)).map_err(|e| Error::file("open", dir, &e))
+    opened.map(fd).map_err(|e| Error::file("open", dir, &e))
+}
+
+fn fd(file: File) -> Arc<OwnedFd> {
+    Arc::new(file.into())
 }
 
 #[cfg(test)]

@@ -51,13 +51,11 @@ fn bind_console(room: &Room, slave: &OwnedFd) -> Outcome {
 
 /// Descriptors 0, 1, 2 as the shim gives them. /dev/null is the one that the child sees at this moment.
 pub fn stdio(fds: &[Option<Arc<OwnedFd>>; 3]) -> Outcome {
-    for (to, fd) in (0..).zip(fds) {
-        match fd {
-            Some(fd) => fs::dup2(fd.as_fd(), to)?,
-            None => fs::dup2(null()?.as_fd(), to)?,
-        }
-    }
-    Ok(())
+    let null = fds.iter().any(Option::is_none).then(null).transpose()?;
+    (0..).zip(fds).try_for_each(|(to, fd)| {
+        let fd = fd.as_deref().or(null.as_ref());
+        fd.map_or(Ok(()), |fd| fs::dup2(fd.as_fd(), to))
+    })
 }
 
 /// Descriptors that are the host's /dev/null become the container's own, whose owner and mode are nobody else's affair.
