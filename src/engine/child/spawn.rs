@@ -178,8 +178,13 @@ fn join_and_clone(
     process::exit(i32::from(sent.is_err()))
 }
 
-/// The pid behind a pidfd, as the shim's own procfs tells it (proc_pid_fdinfo(5)).
+/// The pid of the process behind a pidfd. One whose pid cannot be told is ended: who gets an error takes it that there is none.
 fn pid_of(pidfd: &OwnedFd) -> Result<i32, Error> {
+    told_pid(pidfd).inspect_err(|_| _ = process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL))
+}
+
+/// As the shim's own procfs tells it (proc_pid_fdinfo(5)).
+fn told_pid(pidfd: &OwnedFd) -> Result<i32, Error> {
     let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
     let text = std::fs::read_to_string(&path).doing(|| format!("reading {path}"))?;
     // -1: it has been reaped; 0: it is in no pid namespace that the shim sees.
