@@ -266,12 +266,11 @@ impl Container {
         Ok(())
     }
 
-    /// Writes init's end down for a `delete` that finds no shim.
+    /// Writes init's end down for a `delete` that finds no shim, and closes what only further processes need.
     ///
     /// # Errors
     /// When the bundle cannot be written.
     pub fn record_exit(&self, exit: Exit) -> Result<(), Error> {
-        // Nobody comes any more.
         self.door().take();
         let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
         state.exit = Some(exit);

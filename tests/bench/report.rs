@@ -33,7 +33,8 @@ impl Samples {
     }
 }
 
-/// The samples of every row, by column: `ours`, `floor`, `called` (the floor as a shim), `runc`, `crun`, where they have something to say.
+/// The samples of every row, by column: `ours`, `floor`, `called` (the floor as a shim), `runc`, `crun`, where they have
+/// something to say.
 #[derive(Default)]
 pub struct Report(BTreeMap<Row, BTreeMap<&'static str, Samples>>);
 

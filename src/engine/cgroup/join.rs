@@ -15,8 +15,7 @@ use super::host::Hierarchy;
 use super::locate::member_dir;
 use super::{Cgroup, Dir, Host, file};
 
-/// What a child needs to enter a container's cgroup. Keeps no cgroup from being removed; a v1 hierarchy cannot be mounted
-/// read-only meanwhile.
+/// What a child needs to enter a container's cgroup. Held open, it keeps no cgroup from being removed.
 #[derive(Debug, Clone)]
 pub struct Join {
     /// v1: the child writes "0" into each.
