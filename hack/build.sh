@@ -5,7 +5,7 @@ set -euo pipefail
 
 cd "$project"
 # A fixed address: as a position-independent program it would relocate 200 KiB of its data at every start, for itself alone,
-# and begin at libc's entry point instead of its own (`src/sys/entry.rs`).
+# and begin at libc's entry point instead of its own (`src/sys/entry`).
 # An explicit target keeps the static flag away from procedural macros, which the compiler itself has to load.
 triple=$(rustc -vV | sed -n 's/^host: //p')
 MYSHIM_REVISION=${MYSHIM_REVISION:-$(git describe --always --dirty 2>/dev/null || echo unknown)}

@@ -15,7 +15,7 @@ run=${results##*/}
 export MYSHIM_TEST_RUN=${run/./-} RUST_BACKTRACE=${RUST_BACKTRACE:-0}
 triple=$(rustc -vV | sed -n 's/^host: //p')
 given=${RUSTFLAGS:-}
-# As it is released: its own entry point (`src/sys/entry.rs`) takes a fixed address.
+# As it is released: its own entry point (`src/sys/entry`) takes a fixed address.
 export RUSTFLAGS="$given -C target-feature=+crt-static -C relocation-model=static"
 
 step() { echo; echo "== $*"; }

@@ -25,7 +25,7 @@ fn compile(folder: &str, files: &[&str]) {
     }
 }
 
-/// The program begins at its own entry point (`src/sys/entry.rs`) where it has one, and a fixed address.
+/// The program begins at its own entry point (`src/sys/entry`) where it has one, and a fixed address.
 fn begin_at_entry() {
     let variable = |name| env::var(name).unwrap_or_default();
     let has_one = variable("CARGO_CFG_TARGET_ARCH") == "x86_64" && variable("CARGO_CFG_TARGET_ENV") == "gnu";

@@ -1,8 +1,9 @@
-//! How the program begins: anew, from a read-only view of its own file, so that nobody who gets hold of `/proc/PID/exe` of
-//! the shim, or of a child on its way into a container, can write to the file on the host (CVE-2019-5736).
+//! A read-only view of the program's own file, so that nobody who gets hold of `/proc/PID/exe` of the shim, or of a child on its
+//! way into a container, can write to the file on the host (CVE-2019-5736). On x86_64 the program's entry point (`sys::entry`) sees
+//! to it; what is here is for where that cannot, and costs a second execve.
 //!
 //! ```text
-//! containerd --exec--> /usr/local/bin/containerd-shim-myshim-v1 (writable mount): sys::entry, or else `enter`
+//! containerd --exec--> /usr/local/bin/containerd-shim-myshim-v1 (writable mount)
 //!                        open_tree(OPEN_TREE_CLONE), mount_setattr(MOUNT_ATTR_RDONLY): a detached mount of that one file
 //!                        '--execveat--> the same file, the same page cache, but no mount by which it can be written
 //! ```
@@ -19,8 +20,8 @@ use crate::sys::memory::NO_CACHES;
 use crate::sys::mount::{self, AT_EMPTY_PATH, MountAttr, OPEN_TREE_CLONE};
 use crate::sys::{Result, fs};
 
-/// Executes this program anew from such a view, or from its file if that can be written by no way already, and with a
-/// malloc that suits it; once. Call before anything is read or made: the program begins again.
+/// Unless the program has such a view and a malloc that suits it, executes it anew, from a view or from its file if that can be
+/// written by no way already; once. Call before anything is read or made: the program begins again.
 ///
 /// # Errors
 /// When there can be no view (an unbindable mount, an old kernel, a deleted file); the program works without, and has the

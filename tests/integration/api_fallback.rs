@@ -217,6 +217,10 @@ fn lives_without(row: Row) -> Vec<(&'static str, Option<String>)> {
             let life = || life_of(|host, _| host.environment.push(("SCHED_CORE".into(), "1".into())));
             ("SCHED_CORE", without_form("prctl", (0, ALL, PR_SCHED_CORE), libc::EINVAL, life))
         }
+        "PR_SET_MM_MAP" => {
+            let set_mm = libc::PR_SET_MM as u64;
+            ("prctl", without_form("prctl", (0, ALL, set_mm), libc::EINVAL, life))
+        }
         "pidfd_getfd, and SECCOMP_FILTER_FLAG_NEW_LISTENER (5.0)" => {
             ("pidfd_getfd", without(&["pidfd_getfd"], || life_with("pidfd_getfd")))
         }

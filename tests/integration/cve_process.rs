@@ -4,7 +4,7 @@
 use crate::support::bundle::Bundle;
 use crate::support::fifo::Sink;
 use crate::support::hung::{self, Hung};
-use crate::support::older_kernel::{while_opened, without};
+use crate::support::older_kernel::{while_opened, without, without_form};
 use crate::support::shim::{Host, Shim, Stdio3};
 use crate::support::subject;
 use crate::support::wire::Client;
@@ -16,7 +16,7 @@ use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 
@@ -391,7 +391,7 @@ fn cve_2016_9962_the_shim_shows_nothing_to_a_container_in_the_hosts_pid_namespac
 
 /// CVE-2019-5736: the container overwrote the host's runtime through /proc/self/exe, after the runtime had ended.
 /// Rule: the shim runs from a read-only view of its file. To see it fail: in `shim/start.rs` drop `view::enter`, and
-/// in `sys/entry.rs` `begin_anew`.
+/// in `sys/entry/mod.rs` the other.
 #[test]
 fn cve_2019_5736_the_shims_program_cannot_be_written_through_proc() {
     needs_containers!();
@@ -399,17 +399,30 @@ fn cve_2019_5736_the_shims_program_cannot_be_written_through_proc() {
     cannot_be_written(Host::new());
 }
 
-/// The same where the entry point leaves it to `view::enter`. To see it fail: drop that alone.
+/// The same where the entry point cannot see to it, as in a kernel without CONFIG_CHECKPOINT_RESTORE. To see it fail: drop
+/// `view::enter` alone.
+#[test]
+fn cve_2019_5736_nor_where_the_program_has_to_be_executed_once_more() {
+    needs_containers!();
+    needs!(subject::ours(), "runc protects its init, not its shim");
+    without_form("prctl", (0, u64::MAX, libc::PR_SET_MM as u64), libc::EINVAL, || {
+        hosts().into_iter().for_each(cannot_be_written);
+    });
+}
+
 #[test]
 fn cve_2019_5736_nor_with_a_large_environment_or_a_malloc_that_is_told_something_else() {
     needs_containers!();
     needs!(subject::ours(), "runc protects its init, not its shim");
-    let mut host = Host::new();
-    host.environment.extend((0..3000).map(|number| (format!("V{number}"), "value".into())));
-    cannot_be_written(host);
-    let mut host = Host::new();
-    host.environment.push(("GLIBC_TUNABLES".into(), "glibc.malloc.arena_max=1".into()));
-    cannot_be_written(host);
+    hosts().into_iter().for_each(cannot_be_written);
+}
+
+/// With environments out of the ordinary.
+fn hosts() -> [Host; 2] {
+    let (mut large, mut told) = (Host::new(), Host::new());
+    large.environment.extend((0..3000).map(|number| (format!("V{number}"), "value".into())));
+    told.environment.push(("GLIBC_TUNABLES".into(), "glibc.malloc.arena_max=1".into()));
+    [large, told]
 }
 
 #[track_caller]
@@ -435,21 +448,27 @@ fn cannot_be_written(host: Host) {
     }
 }
 
-/// `start` has a view of its file before libc is set up for the first time, see `sys/entry.rs`. To see it fail: change any
-/// argument of its calls.
+/// `start` has a view of its file, and a malloc that suits it, before libc is set up, and executes nothing, see `sys/entry`. To
+/// see it fail: change any argument of its calls, or insert no variable.
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn the_view_is_there_before_the_program_looks_for_one() {
     needs_containers!();
     needs!(subject::ours(), "it is ours that has an entry point");
+    let restores = Path::new("/proc/sys/kernel/ns_last_pid").exists();
+    needs!(restores, "the kernel is built without CONFIG_CHECKPOINT_RESTORE");
     let host = Host::new();
-    let file = File::open(&host.binary).expect("open the shim");
-    let writable = !myshim::sys::fs::is_readonly(file.as_fd()).expect("fstatvfs");
-    needs!(writable, "the shim's file cannot be written here");
-    // `view::enter` goes no further without it.
-    let shim = without(&["fstatfs"], || host.start(host.bundle("a", "true")));
+    let bundle = host.bundle("a", "true");
+    let log = Sink::new(bundle.folder.join("log"));
+    let shim = without(&["execveat"], || host.start(bundle));
     let exe = File::open(format!("/proc/{}/exe", shim.pid)).expect("open it");
     assert!(myshim::sys::fs::is_readonly(exe.as_fd()).expect("fstatvfs"));
+    assert_eq!(log.so_far(), "");
+    let words = fs::read_to_string(format!("/proc/{}/cmdline", shim.pid)).expect("read its arguments");
+    assert!(
+        words.starts_with(host.binary.to_str().expect("text")) && words.ends_with("\0start\0"),
+        "{words:?}"
+    );
 }
 
 /// Whoever builds the program without that entry point is told here.
