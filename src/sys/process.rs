@@ -264,7 +264,17 @@ pub fn signalfd_read(fd: BorrowedFd<'_>) -> Result<Option<i32>> {
 
 /// poll(2) for reading: is `fd` readable (or hung up) within `timeout` milliseconds (-1 = for ever)?
 pub fn poll_in(fd: BorrowedFd<'_>, timeout: i32) -> Result<bool> {
-    let mut p = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    poll(fd, libc::POLLIN, timeout)
+}
+
+/// poll(2) of a file that tells of changes (`cgroup.events`): has it changed since it was read, or does it within `timeout`
+/// milliseconds?
+pub fn poll_news(fd: BorrowedFd<'_>, timeout: i32) -> Result<bool> {
+    poll(fd, libc::POLLPRI, timeout)
+}
+
+fn poll(fd: BorrowedFd<'_>, events: libc::c_short, timeout: i32) -> Result<bool> {
+    let mut p = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
     loop {
         // SAFETY: p is one live pollfd.
         let r = unsafe { libc::poll(&mut p, 1, timeout) };

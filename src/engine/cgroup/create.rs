@@ -108,8 +108,7 @@ fn mkdir_all(mount: &Path, dir: &Path, made: &mut Vec<PathBuf>) -> Result<bool> 
 
 /// COMPAT: runc refuses a cgroup with processes since 1.1 and a frozen one since 1.2.
 fn refuse_in_use(dir: &Path) -> Result<()> {
-    let mut pids = Vec::new();
-    procs::collect(dir, &mut pids)?;
+    let pids = procs::below(dir)?;
     if let Some(first) = pids.first() {
         return Err(Error::NotEmpty {
             path: dir.to_owned(),

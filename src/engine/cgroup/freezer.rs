@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::error::{Error, Result};
-use super::{Cgroup, Place, file, procs};
+use super::{Cgroup, Place, file, procs, wait};
 
 impl Cgroup {
     /// Stops every process. When that is not done within `limit` all of them run on, and the error names one
@@ -76,7 +76,7 @@ impl Cgroup {
     }
 }
 
-/// KERNEL: the v1 freezer misses tasks that are forked while it works. Writing FROZEN again collects them, and a
+/// KERNEL: the v1 freezer finds out whether all stand still when it is asked, and tells nobody. It misses tasks that are forked while it works. Writing FROZEN again collects them, and a
 /// short thaw now and then lets a fork that holds up the others finish.
 fn freeze_v1(dir: &Path, deadline: Instant) -> Result<bool> {
     for round in 1u32.. {
@@ -99,15 +99,7 @@ fn freeze_v1(dir: &Path, deadline: Instant) -> Result<bool> {
 
 fn freeze_v2(dir: &Path, deadline: Instant) -> Result<bool> {
     file::write(dir, "cgroup.freeze", "1")?;
-    let mut pause = Duration::from_micros(50);
-    while file::key(&file::read(dir, "cgroup.events")?, "frozen") != Some(1) {
-        if Instant::now() >= deadline {
-            return Ok(false);
-        }
-        thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(5));
-    }
-    Ok(true)
+    Ok(wait::until_event(dir, "frozen", 1, deadline)?.unwrap_or(false))
 }
 
 #[cfg(test)]

@@ -1,15 +1,14 @@
 //! Killing everything in the container's cgroup, and being sure of it.
 
 use std::os::fd::AsFd;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::error::Result;
-use super::{Cgroup, file, procs};
+use super::{Cgroup, file, procs, wait};
 use crate::sys::{self, process};
 
-/// Processes signalled at a time, a descriptor each.
-const PIDFDS: usize = 64;
+/// How long those who were signalled have to themselves: who has come since is signalled then.
+const ROUND: Duration = Duration::from_millis(100);
 
 impl Cgroup {
     /// Kills every process of the container and waits until none is left, `limit` at most; then the error names
@@ -20,26 +19,17 @@ impl Cgroup {
             return Ok(());
         }
         let deadline = Instant::now() + limit;
-        let mut pause = Duration::from_micros(50);
-        let killed_by_kernel = self.kill_by_kernel();
-        if killed_by_kernel {
+        if self.kill_by_kernel() {
             // A task that the v1 freezer holds dies only when it runs again.
             self.thaw_v1()?;
+            self.unified().map_or(Ok(()), |unified| wait::until_left(&unified.dir, round(deadline)))?;
         }
-        for round in 0u32.. {
-            if self.is_empty()? {
-                return Ok(());
-            }
-            // The kernel's own kill is complete on cgroup2. On a hybrid host a process may be in the v1 cgroups
-            // alone: it is looked for after the others had their time to die.
-            if !killed_by_kernel || (!self.v1().is_empty() && round >= 5) {
-                self.kill_listed(deadline)?;
-            }
+        // The kernel's own kill is complete on cgroup2. On a hybrid host a process may be in the v1 cgroups alone.
+        while !self.is_empty()? {
+            self.kill_listed(deadline)?;
             if Instant::now() >= deadline {
                 break;
             }
-            thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(5));
         }
         let pids = self.pids()?;
         let dir = self.census().unwrap_or("/".as_ref());
@@ -57,24 +47,21 @@ impl Cgroup {
     /// # Errors
     /// When the list cannot be read.
     pub fn signal(&self, signal: i32, except: i32) -> Result<Vec<(i32, sys::Error)>> {
-        let mut pids = self.pids()?;
-        pids.retain(|pid| *pid != except);
         let mut failures = Vec::new();
-        for some in pids.chunks(PIDFDS) {
-            let opened: Vec<_> = some.iter().map(|pid| (*pid, process::pidfd_open(*pid))).collect();
-            // ORDER: looked at again with the pidfds open: one that is not there any more has given its number away.
-            let still = self.pids()?;
-            for (pid, pidfd) in opened.into_iter().filter(|(pid, _)| still.contains(pid)) {
-                match pidfd.and_then(|pidfd| process::pidfd_send_signal(pidfd.as_fd(), signal)) {
-                    Err(e) if !e.is(libc::ESRCH) => failures.push((pid, e)),
-                    _ => {}
-                }
+        let Some(dir) = self.census() else { return Ok(failures) };
+        wait::by_pidfd(dir, |pid, pidfd| {
+            if pid == except {
+                return;
             }
-        }
+            match pidfd.and_then(|pidfd| process::pidfd_send_signal(pidfd.as_fd(), signal)) {
+                Err(e) if !e.is(libc::ESRCH) => failures.push((pid, e)),
+                _ => {}
+            }
+        })?;
         Ok(failures)
     }
 
-    /// Freeze, signal, thaw.
+    /// Freeze, signal, thaw, and wait.
     ///
     /// ORDER: frozen processes do not fork, so the list is whole. Without a freezer the loop in `kill` makes up for it.
     fn kill_listed(&self, deadline: Instant) -> Result<()> {
@@ -88,12 +75,17 @@ impl Cgroup {
         }
         // Thawed even when the list could not be read: frozen tasks do not act on SIGKILL on v1.
         let _ = self.thaw();
-        failures.map(drop)
+        failures?;
+        self.census().map_or(Ok(()), |dir| wait::until_left(dir, round(deadline)))
     }
 
     fn thaw_v1(&self) -> Result<()> {
         if self.v1_dir("freezer").is_some() { self.thaw() } else { Ok(()) }
     }
+}
+
+fn round(deadline: Instant) -> Instant {
+    deadline.min(Instant::now() + ROUND)
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ mod stats_v2;
 mod systemd;
 #[cfg(test)]
 pub mod testing;
+mod wait;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -9,11 +9,7 @@ use super::{Cgroup, file};
 impl Cgroup {
     /// Every process of the container, wherever below its cgroup it has moved. A cgroup that is gone is empty.
     pub fn pids(&self) -> Result<Vec<i32>> {
-        let mut pids = Vec::new();
-        if let Some(dir) = self.census() {
-            collect(dir, &mut pids)?;
-        }
-        Ok(pids)
+        self.census().map_or(Ok(Vec::new()), below)
     }
 
     /// The hierarchy in which processes are counted: the freezer's on v1, because a list is only worth
@@ -34,8 +30,14 @@ impl Cgroup {
     }
 }
 
-/// Adds the processes of `dir` and of every cgroup below it.
-pub(super) fn collect(dir: &Path, pids: &mut Vec<i32>) -> Result<()> {
+/// The processes of `dir` and of every cgroup below it.
+pub(super) fn below(dir: &Path) -> Result<Vec<i32>> {
+    let mut pids = Vec::new();
+    collect(dir, &mut pids)?;
+    Ok(pids)
+}
+
+fn collect(dir: &Path, pids: &mut Vec<i32>) -> Result<()> {
     // KERNEL: the process list of a threaded cgroup answers EOPNOTSUPP; its thread list stands in.
     let list = match file::read_if_there(dir, "cgroup.procs")? {
         None => file::read_if_there(dir, "cgroup.threads")?,

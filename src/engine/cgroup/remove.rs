@@ -2,15 +2,14 @@
 
 use std::fs;
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::error::{Error, Result};
-use super::{Cgroup, procs, systemd};
+use super::{Cgroup, procs, systemd, wait};
 
 impl Cgroup {
-    /// Removes the cgroup from every hierarchy. A directory that is busy (the last process is still leaving) is
-    /// retried until `limit` is over; all hierarchies are tried, and every error is told.
+    /// Removes the cgroup from every hierarchy. Whoever is in a directory that is busy has until `limit` to leave;
+    /// all hierarchies are tried, and every error is told.
     pub fn remove(&self, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
         let stopped = self.unit().map_or(Ok(()), |unit| systemd::stop(unit, limit / 2));
@@ -23,7 +22,6 @@ impl Cgroup {
 }
 
 fn remove_dir(dir: &Path, deadline: Instant) -> Result<()> {
-    let mut pause = Duration::from_micros(100);
     loop {
         // KERNEL: a cgroup with children answers EBUSY as one with processes does. A leaf goes at once.
         let Err(e) = fs::remove_dir(dir) else { return Ok(()) };
@@ -44,15 +42,13 @@ fn remove_dir(dir: &Path, deadline: Instant) -> Result<()> {
         if Instant::now() >= deadline {
             return Err(still_busy(dir, &e));
         }
-        thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(10));
+        wait::until_left(dir, deadline)?;
     }
 }
 
 fn still_busy(dir: &Path, e: &std::io::Error) -> Error {
-    let mut pids = Vec::new();
-    match procs::collect(dir, &mut pids) {
-        Ok(()) if !pids.is_empty() => procs::blame("remove", dir, &pids, &['D']),
+    match procs::below(dir) {
+        Ok(pids) if !pids.is_empty() => procs::blame("remove", dir, &pids, &['D']),
         _ => Error::file("rmdir", dir, e),
     }
 }
