@@ -99,7 +99,11 @@ fn freeze_v1(dir: &Path, deadline: Instant) -> Result<bool> {
 
 fn freeze_v2(dir: &Path, deadline: Instant) -> Result<bool> {
     file::write(dir, "cgroup.freeze", "1")?;
-    Ok(wait::until_event(dir, "frozen", 1, deadline)?.unwrap_or(false))
+    match wait::until_event(dir, "frozen", 1, deadline)? {
+        Some(frozen) => Ok(frozen),
+        // The cgroup is gone, which a read says in its words.
+        None => file::read(dir, "cgroup.events").map(|_| false),
+    }
 }
 
 #[cfg(test)]

@@ -7,8 +7,12 @@ use super::error::Result;
 use super::{Cgroup, file, procs, wait};
 use crate::sys::{self, process};
 
-/// How long those who were signalled have to themselves: who has come since is signalled then.
+/// Processes signalled at a time, a descriptor each.
+const PIDFDS: usize = 64;
+/// How long those who were signalled are waited for until those are who have come since.
 const ROUND: Duration = Duration::from_millis(100);
+/// The same where they could fork.
+const SHORT_ROUND: Duration = Duration::from_millis(5);
 
 impl Cgroup {
     /// Kills every process of the container and waits until none is left, `limit` at most; then the error names
@@ -19,15 +23,19 @@ impl Cgroup {
             return Ok(());
         }
         let deadline = Instant::now() + limit;
-        if self.kill_by_kernel() {
+        let by_kernel = self.kill_by_kernel();
+        if by_kernel {
             // A task that the v1 freezer holds dies only when it runs again.
             self.thaw_v1()?;
-            self.unified().map_or(Ok(()), |unified| wait::until_left(&unified.dir, round(deadline)))?;
+            self.unified().map_or(Ok(()), |unified| wait::until_ended(&unified.dir, ROUND.min(limit)))?;
         }
-        // The kernel's own kill is complete on cgroup2. On a hybrid host a process may be in the v1 cgroups alone.
         while !self.is_empty()? {
-            self.kill_listed(deadline)?;
-            if Instant::now() >= deadline {
+            // The kernel's own kill is complete on cgroup2. On a hybrid host a process may be in the v1 cgroups alone.
+            let complete = by_kernel && self.v1().is_empty();
+            let round = if complete || self.kill_listed(deadline)? { ROUND } else { SHORT_ROUND };
+            let left = deadline.saturating_duration_since(Instant::now());
+            self.census().map_or(Ok(()), |dir| wait::until_ended(dir, round.min(left)))?;
+            if left.is_zero() {
                 break;
             }
         }
@@ -47,24 +55,27 @@ impl Cgroup {
     /// # Errors
     /// When the list cannot be read.
     pub fn signal(&self, signal: i32, except: i32) -> Result<Vec<(i32, sys::Error)>> {
+        let mut pids = self.pids()?;
+        pids.retain(|pid| *pid != except);
         let mut failures = Vec::new();
-        let Some(dir) = self.census() else { return Ok(failures) };
-        wait::by_pidfd(dir, |pid, pidfd| {
-            if pid == except {
-                return;
+        for some in pids.chunks(PIDFDS) {
+            let opened: Vec<_> = some.iter().map(|pid| (*pid, process::pidfd_open(*pid))).collect();
+            // ORDER: looked at again with the pidfds open: one that is not there any more has given its number away.
+            let still = self.pids()?;
+            for (pid, pidfd) in opened.into_iter().filter(|(pid, _)| still.contains(pid)) {
+                match pidfd.and_then(|pidfd| process::pidfd_send_signal(pidfd.as_fd(), signal)) {
+                    Err(e) if !e.is(libc::ESRCH) => failures.push((pid, e)),
+                    _ => {}
+                }
             }
-            match pidfd.and_then(|pidfd| process::pidfd_send_signal(pidfd.as_fd(), signal)) {
-                Err(e) if !e.is(libc::ESRCH) => failures.push((pid, e)),
-                _ => {}
-            }
-        })?;
+        }
         Ok(failures)
     }
 
-    /// Freeze, signal, thaw, and wait.
+    /// Freeze, signal, thaw. False when they were not frozen.
     ///
     /// ORDER: frozen processes do not fork, so the list is whole. Without a freezer the loop in `kill` makes up for it.
-    fn kill_listed(&self, deadline: Instant) -> Result<()> {
+    fn kill_listed(&self, deadline: Instant) -> Result<bool> {
         let patience = deadline.saturating_duration_since(Instant::now()).min(Duration::from_millis(50));
         // An error here means no freezer, or a process that will not stop: it is signalled all the same.
         let frozen = self.freeze(patience).is_ok();
@@ -75,17 +86,12 @@ impl Cgroup {
         }
         // Thawed even when the list could not be read: frozen tasks do not act on SIGKILL on v1.
         let _ = self.thaw();
-        failures?;
-        self.census().map_or(Ok(()), |dir| wait::until_left(dir, round(deadline)))
+        failures.map(|_| frozen)
     }
 
     fn thaw_v1(&self) -> Result<()> {
         if self.v1_dir("freezer").is_some() { self.thaw() } else { Ok(()) }
     }
-}
-
-fn round(deadline: Instant) -> Instant {
-    deadline.min(Instant::now() + ROUND)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 //!
 //! KERNEL: the prctl(2) takes CAP_SYS_ADMIN, and nothing mapped any more by the path that exe had; that a segment is mapped from
 //! the same file by another mount is no hindrance (`replace_mm_exe_file`). PR_SET_MM_EXE_FILE would take CAP_SYS_RESOURCE.
+//! Before Linux 5.15 it was execve's own mappings that kept anybody from writing to a program that runs (ETXTBSY).
 
 use std::mem::MaybeUninit;
 
@@ -20,6 +21,8 @@ const PAGE: usize = 4096;
 const FOLDER: &[u8] = b"/proc/self/fd/";
 /// Of a descriptor's number.
 const DIGITS: usize = 10;
+/// What process_mrelease(2) answers since it is there, which is since Linux 5.15.
+const BAD_DESCRIPTOR: usize = (-libc::EBADF) as isize as usize;
 /// prctl(2), linux/prctl.h.
 const PR_SET_MM_MAP: usize = 14;
 
@@ -30,7 +33,8 @@ unsafe extern "C" {
     static edata: u8;
 }
 
-/// `prctl_mm_map`: what the kernel is to know of the program's memory; all but the file as it is.
+/// `prctl_mm_map`: what the kernel is to know of the program's memory (proc_pid_stat(5)). Heap, stack and strings are as execve left
+/// them.
 #[repr(C)]
 struct Space {
     start_code: usize,
@@ -59,6 +63,10 @@ pub struct Stack {
 
 /// Goes on from a detached mount of the program's file, read-only. Where that fails, it goes on as it is: `shim::view` looks.
 pub unsafe fn enter(stack: Stack) {
+    // SAFETY: there is no such descriptor.
+    if unsafe { call(libc::SYS_process_mrelease, usize::MAX, 0, 0, 0, 0, 0) } != BAD_DESCRIPTOR {
+        return;
+    }
     let (itself, root) = (libc::AT_EMPTY_PATH as usize, libc::AT_FDCWD as usize);
     let empty = c"".as_ptr() as usize;
     let copy = (libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC) as usize;
@@ -79,7 +87,7 @@ pub unsafe fn enter(stack: Stack) {
     unsafe { close(view) };
 }
 
-/// Maps the program anew by way of `view`, and has /proc/PID/exe lead there. What fails leaves a program as whole as it was.
+/// Maps the program anew by way of `view`, and has /proc/PID/exe lead there. What is refused leaves the program as it was.
 unsafe fn map(view: usize, stack: Stack) {
     let mut path = MaybeUninit::<[u8; FOLDER.len() + DIGITS + 1]>::uninit();
     let path = path.as_mut_ptr().cast();
@@ -100,22 +108,28 @@ unsafe fn map(view: usize, stack: Stack) {
     unsafe { close(file) };
 }
 
-/// Has /proc/PID/exe lead to `exe`. The strings of the arguments and of the variables lie one behind the other.
-unsafe fn name(exe: usize, stack: Stack) {
+/// Where the strings of the arguments begin, those of the variables, and where these end: they lie one behind the other.
+unsafe fn strings(stack: Stack) -> (usize, usize, usize) {
     // SAFETY: the first argument is there.
-    let arg_start = unsafe { stack.begin.wrapping_add(1).read_volatile() };
+    let arguments = unsafe { stack.begin.wrapping_add(1).read_volatile() };
     // SAFETY: the first variable, or the null after them.
     let variable = unsafe { stack.variables.read_volatile() };
     // The last string is the last variable's, or before another null the last argument's.
     let last = stack.end.wrapping_sub(if variable == 0 { 2 } else { 1 });
     // SAFETY: there is at least one argument.
-    let mut env_end = unsafe { last.read_volatile() };
+    let mut end = unsafe { last.read_volatile() };
     // SAFETY: it ends with a null byte.
-    while unsafe { (env_end as *const u8).read_volatile() } != 0 {
-        env_end = env_end.wrapping_add(1);
+    while unsafe { (end as *const u8).read_volatile() } != 0 {
+        end = end.wrapping_add(1);
     }
-    env_end = env_end.wrapping_add(1);
-    let env_start = if variable == 0 { env_end } else { variable };
+    end = end.wrapping_add(1);
+    (arguments, if variable == 0 { end } else { variable }, end)
+}
+
+/// Has /proc/PID/exe lead to `exe`.
+unsafe fn name(exe: usize, stack: Stack) {
+    // SAFETY: that is how it lies there.
+    let (arg_start, env_start, env_end) = unsafe { strings(stack) };
     // SAFETY: asks where the heap ends, which is where it begins.
     let brk = unsafe { call(libc::SYS_brk, 0, 0, 0, 0, 0, 0) };
     let space = Space {
@@ -154,7 +168,7 @@ unsafe fn map_segments(file: usize) -> bool {
             // What a dynamic linker has written to is not what the file says. It comes before the segments.
             libc::PT_INTERP => return false,
             // SAFETY: as this function's caller says.
-            libc::PT_LOAD if !unsafe { map_segment(segment, file) } => return false,
+            libc::PT_LOAD if segment.p_filesz > 0 && !unsafe { map_segment(segment, file) } => return false,
             _ => at = at.wrapping_add(1),
         }
     }
@@ -175,8 +189,9 @@ unsafe fn map_segment(segment: &Elf64_Phdr, file: usize) -> bool {
     if unsafe { call(libc::SYS_mmap, begin, size, protection, flags, file, from) } != begin {
         return false;
     }
+    let zeroes = segment.p_memsz > segment.p_filesz && segment.p_flags & libc::PF_W != 0;
     let mut rest = end;
-    while segment.p_memsz > segment.p_filesz && rest % PAGE != 0 {
+    while zeroes && rest % PAGE != 0 {
         // SAFETY: a page of a segment with data that begin as zeroes, which can be written.
         unsafe { (rest as *mut u8).write_volatile(0) };
         rest = rest.wrapping_add(1);
@@ -221,6 +236,20 @@ mod tests {
     use std::ffi::CStr;
 
     use super::*;
+
+    #[test]
+    fn strings_lie_one_behind_the_other() {
+        let text = b"myshim\0start\0A=B\0C=DE\0rest";
+        let at = |offset: usize| text.as_ptr() as usize + offset;
+        let look = |words: &[usize], variables: usize| {
+            let begin = words.as_ptr();
+            let (variables, end) = (begin.wrapping_add(variables), begin.wrapping_add(words.len() - 1));
+            // SAFETY: as execve leaves it: argc, the arguments, a null, the variables, a null.
+            unsafe { strings(Stack { begin, variables, end }) }
+        };
+        assert_eq!(look(&[2, at(0), at(7), 0, at(13), at(17), 0], 4), (at(0), at(13), at(22)));
+        assert_eq!(look(&[2, at(0), at(7), 0, 0], 4), (at(0), at(13), at(13)));
+    }
 
     #[test]
     fn a_descriptor_has_a_path() {

@@ -66,6 +66,13 @@ pub fn without_wait_killable_recv<T: Send>(what: impl FnOnce() -> T + Send) -> T
     })
 }
 
+/// As a kernel built without CONFIG_CHECKPOINT_RESTORE.
+pub fn without_set_mm<T: Send>(what: impl FnOnce() -> T + Send) -> T {
+    supervised(&["prctl"], what, |asked| {
+        (asked.data.args[0] == libc::PR_SET_MM as u64).then_some(libc::EINVAL)
+    })
+}
+
 /// As a cgroup v2 before 5.14: no folder has the file `cgroup.kill`.
 pub fn without_cgroup_kill<T: Send>(what: impl FnOnce() -> T + Send) -> T {
     without_file("/cgroup.kill", what)
