@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::SigSet;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -32,8 +33,10 @@ use crate::sys::{pipe, process};
 const READY: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 /// From SIGTERM to SIGKILL. Delete waits for it, and containerd's clean-up gives up after 5 s.
 const TERM: Duration = Duration::from_secs(3);
-/// Between two looks at a pipe that the logger has not emptied yet.
+/// Between two looks at a pipe that the logger has not emptied yet, where no news of it can be had.
 const LOOK: Duration = Duration::from_millis(2);
+/// The same where they can.
+const SELDOM: Duration = Duration::from_millis(if cfg!(test) { 60_000 } else { 100 });
 /// No descriptor of ours is below this while 0 to 5 are being filled.
 const ABOVE_STDIO: i32 = 16;
 
@@ -83,10 +86,35 @@ impl Logger {
     }
 }
 
-/// Until the logger has read what is in its pipe. KERNEL: that a pipe has become empty is no event.
-pub(super) async fn taken(read: &OwnedFd) {
-    while pipe::readable_bytes(read.as_fd()).is_ok_and(|bytes| bytes > 0) {
-        tokio::time::sleep(LOOK).await;
+/// Until the logger has read what is in its pipe.
+///
+/// KERNEL: that a pipe has become empty is no event. That it is read from is one (inotify(7)), before Linux 6.5 not by splice(2).
+pub(super) async fn taken(pipe: &OwnedFd) {
+    let is_empty = || !pipe::readable_bytes(pipe.as_fd()).is_ok_and(|bytes| bytes > 0);
+    if is_empty() {
+        return;
+    }
+    let reads = watch_reads(pipe);
+    while !is_empty() {
+        match &reads {
+            Ok(reads) => _ = timeout(SELDOM, next(reads)).await,
+            // There are no more instances to be had (max_user_instances).
+            Err(_) => tokio::time::sleep(LOOK).await,
+        }
+    }
+}
+
+fn watch_reads(pipe: &OwnedFd) -> std::io::Result<AsyncFd<File>> {
+    let reads = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+    reads.add_watch(&*format!("/proc/self/fd/{}", pipe.as_raw_fd()), AddWatchFlags::IN_ACCESS)?;
+    register(File::from(OwnedFd::from(reads)), Interest::READABLE)
+}
+
+async fn next(reads: &AsyncFd<File>) {
+    if let Ok(mut ready) = reads.readable().await {
+        // Of one kind and one file: the kernel keeps one event (inotify(7)).
+        let _ = reads.get_ref().read(&mut [0; 64]);
+        ready.clear_ready();
     }
 }
 

@@ -85,6 +85,7 @@ async fn output_is_drained_once_its_logger_has_read_it() {
         std::fs::write(go, "").unwrap();
         drained.await;
     }
+    assert!(!io.is_stuck(), "that it was read was no news");
     io.close(SECOND).await;
 }
 
