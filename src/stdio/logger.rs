@@ -88,7 +88,7 @@ impl Logger {
 
 /// Until the logger has read what is in its pipe.
 ///
-/// KERNEL: that a pipe has become empty is no event. That it is read from is one (inotify(7)), before Linux 6.5 not by splice(2).
+/// KERNEL: that a pipe has become empty is no event. That it is read from is one (inotify(7)), before Linux 6.6 not by splice(2).
 pub(super) async fn taken(pipe: &OwnedFd) {
     let is_empty = || !pipe::readable_bytes(pipe.as_fd()).is_ok_and(|bytes| bytes > 0);
     if is_empty() {
@@ -111,11 +111,10 @@ fn watch_reads(pipe: &OwnedFd) -> std::io::Result<AsyncFd<File>> {
 }
 
 async fn next(reads: &AsyncFd<File>) {
-    if let Ok(mut ready) = reads.readable().await {
-        // Of one kind and one file: the kernel keeps one event (inotify(7)).
-        let _ = reads.get_ref().read(&mut [0; 64]);
-        ready.clear_ready();
-    }
+    let Ok(mut ready) = reads.readable().await else { return tokio::time::sleep(LOOK).await };
+    // Of one kind and one file: the kernel keeps one event (inotify(7)).
+    let _ = reads.get_ref().read(&mut [0; 64]);
+    ready.clear_ready();
 }
 
 /// The byte of containerd's logging package; false = closed without one, as older loggers do.

@@ -13,7 +13,7 @@ unsafe extern "C" {
 /// the main thread's keeps pages from being given back, ever more of them, up to 900 KiB after a few thousand execs.
 pub const NO_CACHES: &CStr = c"GLIBC_TUNABLES=glibc.malloc.tcache_count=0";
 
-const PAGE: usize = 4096;
+pub const PAGE: usize = 4096;
 /// Mapped at a time, in some ten microseconds: whoever wants memory meanwhile waits for as long.
 const PIECE: usize = 64 * PAGE;
 

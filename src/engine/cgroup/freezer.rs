@@ -76,8 +76,8 @@ impl Cgroup {
     }
 }
 
-/// KERNEL: the v1 freezer finds out whether all stand still when it is asked, and tells nobody. It misses tasks that are forked while it works. Writing FROZEN again collects them, and a
-/// short thaw now and then lets a fork that holds up the others finish.
+/// KERNEL: the v1 freezer finds out whether all stand still when it is asked, and tells nobody. It misses tasks that are forked
+/// while it works. Writing FROZEN again collects them, and a short thaw now and then lets a fork that holds up the others finish.
 fn freeze_v1(dir: &Path, deadline: Instant) -> Result<bool> {
     for round in 1u32.. {
         file::write(dir, "freezer.state", "FROZEN")?;
@@ -99,11 +99,7 @@ fn freeze_v1(dir: &Path, deadline: Instant) -> Result<bool> {
 
 fn freeze_v2(dir: &Path, deadline: Instant) -> Result<bool> {
     file::write(dir, "cgroup.freeze", "1")?;
-    match wait::until_event(dir, "frozen", 1, deadline)? {
-        Some(frozen) => Ok(frozen),
-        // The cgroup is gone, which a read says in its words.
-        None => file::read(dir, "cgroup.events").map(|_| false),
-    }
+    wait::until_event(dir, "frozen", 1, deadline)
 }
 
 #[cfg(test)]

@@ -23,25 +23,31 @@ impl Cgroup {
             return Ok(());
         }
         let deadline = Instant::now() + limit;
-        let by_kernel = self.kill_by_kernel();
-        if by_kernel {
-            // A task that the v1 freezer holds dies only when it runs again.
-            self.thaw_v1()?;
-            self.unified().map_or(Ok(()), |unified| wait::until_ended(&unified.dir, ROUND.min(limit)))?;
-        }
         while !self.is_empty()? {
-            // The kernel's own kill is complete on cgroup2. On a hybrid host a process may be in the v1 cgroups alone.
-            let complete = by_kernel && self.v1().is_empty();
-            let round = if complete || self.kill_listed(deadline)? { ROUND } else { SHORT_ROUND };
-            let left = deadline.saturating_duration_since(Instant::now());
-            self.census().map_or(Ok(()), |dir| wait::until_ended(dir, round.min(left)))?;
-            if left.is_zero() {
+            self.kill_round(deadline)?;
+            if Instant::now() >= deadline {
                 break;
             }
         }
         let pids = self.pids()?;
         let dir = self.census().unwrap_or("/".as_ref());
         if self.is_empty()? { Ok(()) } else { Err(procs::blame("kill", dir, &pids, &['D'])) }
+    }
+
+    /// Kills whoever is there, and waits for their ends.
+    fn kill_round(&self, deadline: Instant) -> Result<()> {
+        let by_kernel = self.kill_by_kernel();
+        if let Some(unified) = self.unified().filter(|_| by_kernel) {
+            // A task that the v1 freezer holds dies only when it runs again.
+            self.thaw_v1()?;
+            wait::until_ended(&unified.dir, deadline.min(Instant::now() + ROUND))?;
+        }
+        // The kernel's own kill is complete on cgroup2. On a hybrid host a process may be in the v1 cgroups alone.
+        if by_kernel && (self.v1().is_empty() || self.is_empty()?) {
+            return Ok(());
+        }
+        let round = if self.kill_listed(deadline)? { ROUND } else { SHORT_ROUND };
+        self.census().map_or(Ok(()), |dir| wait::until_ended(dir, deadline.min(Instant::now() + round)))
     }
 
     /// KERNEL: cgroup.kill, since 5.14, takes the whole subtree, forks in flight and frozen tasks included.

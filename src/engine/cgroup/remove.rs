@@ -45,7 +45,7 @@ fn remove_dir(dir: &Path, deadline: Instant) -> Result<()> {
         if Instant::now() >= deadline {
             return Err(still_busy(dir, &e));
         }
-        wait::until_ended(dir, ROUND.min(deadline.saturating_duration_since(Instant::now())))?;
+        wait::until_ended(dir, deadline.min(Instant::now() + ROUND))?;
     }
 }
 

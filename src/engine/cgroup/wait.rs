@@ -12,15 +12,16 @@ use super::error::{Error, Result};
 use super::{file, procs};
 use crate::sys::process;
 
-/// Where there is nothing to wait for: no descriptor to be had, or a cgroup that is busy and has nobody in it whose pid is one here.
+/// Between two looks, at most: where there is nothing to wait for, because there is no descriptor to be had, or the cgroup is busy and
+/// has nobody in it whose pid is one here.
 const AGAIN: Duration = Duration::from_millis(1);
 
-/// Until everybody has ended who is in `dir` or below, `limit` at most. Who leaves it alive is waited for in vain.
+/// Until everybody has ended who is in `dir` or below, `deadline` at most. Who leaves it alive is waited for in vain.
 ///
 /// # Errors
 /// When the list cannot be read, for another reason than that there is no descriptor for it.
-pub(super) fn until_ended(dir: &Path, limit: Duration) -> Result<()> {
-    let waited = match each_in_turn(dir, Instant::now() + limit) {
+pub(super) fn until_ended(dir: &Path, deadline: Instant) -> Result<()> {
+    let waited = match each_in_turn(dir, deadline) {
         Err(e) if matches!(e.errno(), libc::EMFILE | libc::ENFILE | libc::ENOMEM) => false,
         waited => waited?,
     };
@@ -32,13 +33,11 @@ pub(super) fn until_ended(dir: &Path, limit: Duration) -> Result<()> {
 
 /// Whether there was anybody. With two descriptors at a time, however many they are.
 fn each_in_turn(dir: &Path, deadline: Instant) -> Result<bool> {
-    let mut last = None;
+    let mut pause = Duration::ZERO;
     while let Some(pid) = procs::below(dir)?.first().copied() {
-        if last == Some(pid) {
-            // Without a pidfd, or not quite gone.
-            thread::sleep(AGAIN);
-        }
-        last = Some(pid);
+        // Many die at once, and one may be listed still who has ended.
+        thread::sleep(pause);
+        pause = (2 * pause).clamp(AGAIN / 16, AGAIN);
         if let Ok(pidfd) = process::pidfd_open(pid)
             // ORDER: looked at again with the pidfd open: one that is not there any more has given its number away.
             && procs::below(dir)?.contains(&pid)
@@ -49,33 +48,34 @@ fn each_in_turn(dir: &Path, deadline: Instant) -> Result<bool> {
             return Ok(true);
         }
     }
+    let waited = !pause.is_zero();
     // KERNEL: on cgroup2 who has ended may still be counted for a moment. By pidfd first, for this file's news are held back for
     // up to 10 ms.
-    let told = until_event(dir, "populated", 0, deadline)?;
-    Ok(last.is_some() || told == Some(false))
+    match until_event(dir, "populated", 0, deadline) {
+        // v1, or the cgroup is gone.
+        Err(e) if matches!(e.errno(), libc::ENOENT | libc::ENODEV) => Ok(waited),
+        empty => Ok(waited || !empty?),
+    }
 }
 
-/// Until `cgroup.events` of `dir` says so (cgroup-v2.rst); false when it does not before `deadline`, `None` where there is no such
-/// file: on v1, or when the cgroup is gone.
-pub(super) fn until_event(dir: &Path, key: &str, value: u64, deadline: Instant) -> Result<Option<bool>> {
+/// Until `cgroup.events` of `dir` says so (cgroup-v2.rst); false when it does not before `deadline`.
+///
+/// # Errors
+/// ENOENT on v1, ENOENT or ENODEV when the cgroup is gone.
+pub(super) fn until_event(dir: &Path, key: &str, value: u64, deadline: Instant) -> Result<bool> {
     let path = dir.join("cgroup.events");
-    let failed = |e: &io::Error| Error::file("read", &path, e);
-    let events = match File::open(&path) {
-        Err(e) if gone(&e) => return Ok(None),
-        opened => opened.map_err(|e| failed(&e))?,
-    };
+    let failed = |e: io::Error| Error::file("read", &path, &e);
+    let events = File::open(&path).map_err(failed)?;
     let mut text = [0; 128];
     loop {
         // KERNEL: news is what has changed since this descriptor was last read.
-        let read = match events.read_at(&mut text, 0) {
-            Err(e) if gone(&e) => return Ok(None),
-            read => read.map_err(|e| failed(&e))?,
-        };
+        let read = events.read_at(&mut text, 0).map_err(failed)?;
         if file::key(&String::from_utf8_lossy(&text[..read]), key) == Some(value) {
-            return Ok(Some(true));
+            return Ok(true);
         }
-        if !process::poll_news(events.as_fd(), left(deadline)).unwrap_or(false) {
-            return Ok(Some(false));
+        if Instant::now() >= deadline || !process::poll_news(events.as_fd(), left(deadline)).unwrap_or(false)
+        {
+            return Ok(false);
         }
     }
 }
@@ -86,37 +86,41 @@ fn left(deadline: Instant) -> i32 {
     left.as_micros().div_ceil(1000).try_into().unwrap_or(i32::MAX)
 }
 
-/// The file of a cgroup that is not there any more.
-fn gone(e: &io::Error) -> bool {
-    matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::testing;
     use super::*;
+
+    /// What is waited for for a minute, and how long it took, if a process ends meanwhile.
+    fn until_it_ends(mut sleeper: testing::Sleeper, wait: impl FnOnce(Instant) + Send) -> Duration {
+        let begun = Instant::now();
+        thread::scope(|scope| {
+            scope.spawn(|| wait(begun + Duration::from_secs(60)));
+            thread::sleep(Duration::from_millis(20));
+            sleeper.end();
+        });
+        begun.elapsed()
+    }
 
     #[test]
     fn news_come_when_something_changes_and_not_before() {
         let Some(cgroup) = testing::cgroup("news") else { return };
         cgroup.create().unwrap();
         let soon = || Instant::now() + Duration::from_millis(20);
+        let expected = Duration::from_millis(20)..Duration::from_secs(30);
         for dir in cgroup.dirs() {
-            let mut sleeper = testing::Sleeper::inside(&cgroup);
-            let unified = Some(dir) == cgroup.unified();
-            assert_eq!(until_event(&dir.dir, "populated", 1, soon()).unwrap(), unified.then_some(true));
-            assert_eq!(until_event(&dir.dir, "populated", 0, soon()).unwrap(), unified.then_some(false));
-            let begun = Instant::now();
-            until_ended(&dir.dir, Duration::from_millis(20)).unwrap();
-            assert!(begun.elapsed() >= Duration::from_millis(20), "nobody was waited for");
-            let waiting = dir.dir.clone();
-            let left = thread::spawn(move || until_ended(&waiting, Duration::from_secs(60)));
-            sleeper.end();
-            left.join().unwrap().unwrap();
-            assert!(begun.elapsed() < Duration::from_secs(30), "the end was no news");
-            assert!(procs::below(&dir.dir).unwrap().is_empty());
+            let dir = &*dir.dir;
+            let took = until_it_ends(testing::Sleeper::inside(&cgroup), |end| until_ended(dir, end).unwrap());
+            assert!(expected.contains(&took), "{took:?}");
+            assert!(procs::below(dir).unwrap().is_empty());
         }
+        let sleeper = testing::Sleeper::inside(&cgroup);
+        let Some(unified) = cgroup.unified().map(|dir| &*dir.dir) else { return };
+        assert!(until_event(unified, "populated", 1, soon()).unwrap());
+        assert!(!until_event(unified, "populated", 0, soon()).unwrap());
+        let took = until_it_ends(sleeper, |end| assert!(until_event(unified, "populated", 0, end).unwrap()));
+        assert!(expected.contains(&took), "{took:?}");
         cgroup.remove(Duration::from_secs(2)).unwrap();
-        assert_eq!(until_event(&cgroup.dirs().next().unwrap().dir, "populated", 0, soon()).unwrap(), None);
+        assert_eq!(until_event(unified, "populated", 0, soon()).unwrap_err().errno(), libc::ENOENT);
     }
 }

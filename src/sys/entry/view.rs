@@ -7,7 +7,7 @@
 //! prctl(PR_SET_MM_MAP)                                           what /proc/PID/exe leads to
 //! ```
 //!
-//! KERNEL: the prctl(2) takes CAP_SYS_ADMIN, and nothing mapped any more by the path that exe had; that a segment is mapped from
+//! KERNEL: the prctl(2) takes CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE, and nothing mapped any more by the path that exe had; that a segment is mapped from
 //! the same file by another mount is no hindrance (`replace_mm_exe_file`). PR_SET_MM_EXE_FILE would take CAP_SYS_RESOURCE.
 //! Before Linux 5.15 it was execve's own mappings that kept anybody from writing to a program that runs (ETXTBSY).
 
@@ -16,8 +16,8 @@ use std::mem::MaybeUninit;
 use libc::{Elf64_Ehdr, Elf64_Phdr};
 
 use super::call;
+use crate::sys::memory::PAGE;
 
-const PAGE: usize = 4096;
 const FOLDER: &[u8] = b"/proc/self/fd/";
 /// Of a descriptor's number.
 const DIGITS: usize = 10;
@@ -87,7 +87,8 @@ pub unsafe fn enter(stack: Stack) {
     unsafe { close(view) };
 }
 
-/// Maps the program anew by way of `view`, and has /proc/PID/exe lead there. What is refused leaves the program as it was.
+/// Maps the program anew by way of `view`, and has /proc/PID/exe lead there. After a refusal the program goes on with
+/// what it has. KERNEL: before Linux 6.12 one that runs out of memory between unmapping and mapping leaves it nothing to go on with.
 unsafe fn map(view: usize, stack: Stack) {
     let mut path = MaybeUninit::<[u8; FOLDER.len() + DIGITS + 1]>::uninit();
     let path = path.as_mut_ptr().cast();
