@@ -114,13 +114,13 @@ impl Churn {
         !self.done.load(Relaxed)
     }
 
-    /// The listener hears of a change made for that.
+    /// The listener hears of a change made for that, if it has not ended with the work.
     fn wait_until_it_listens(&self, namespace: &Namespace) {
         let (before, mut change) = (self.labels.load(Relaxed), 0);
         eventually("the listener listens", LONG, || {
             change += 1;
             namespace.ctr(&["namespaces", "label", namespace.name(), &format!("heard={change}")]).ok();
-            (self.labels.load(Relaxed) > before).then_some(())
+            (self.labels.load(Relaxed) > before || self.done.load(Relaxed)).then_some(())
         });
     }
 
