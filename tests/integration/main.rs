@@ -47,6 +47,7 @@ mod ctr_run;
 mod ctr_tasks;
 mod cve_mounts;
 mod cve_process;
+mod cve_program;
 mod exhaustion;
 mod faults;
 mod faults_child;

@@ -9,9 +9,7 @@ use crate::sys::{self, process};
 
 /// Processes signalled at a time, a descriptor each.
 const PIDFDS: usize = 64;
-/// How long those who were signalled are waited for until those are who have come since.
-const ROUND: Duration = Duration::from_millis(100);
-/// The same where they could fork.
+/// For `wait::ROUND` where they could fork meanwhile.
 const SHORT_ROUND: Duration = Duration::from_millis(5);
 
 impl Cgroup {
@@ -40,13 +38,13 @@ impl Cgroup {
         if let Some(unified) = self.unified().filter(|_| by_kernel) {
             // A task that the v1 freezer holds dies only when it runs again.
             self.thaw_v1()?;
-            wait::until_ended(&unified.dir, deadline.min(Instant::now() + ROUND))?;
+            wait::until_ended(&unified.dir, deadline.min(Instant::now() + wait::ROUND))?;
         }
         // The kernel's own kill is complete on cgroup2. On a hybrid host a process may be in the v1 cgroups alone.
         if by_kernel && (self.v1().is_empty() || self.is_empty()?) {
             return Ok(());
         }
-        let round = if self.kill_listed(deadline)? { ROUND } else { SHORT_ROUND };
+        let round = if self.kill_listed(deadline)? { wait::ROUND } else { SHORT_ROUND };
         self.census().map_or(Ok(()), |dir| wait::until_ended(dir, deadline.min(Instant::now() + round)))
     }
 

@@ -7,9 +7,6 @@ use std::time::{Duration, Instant};
 use super::error::{Error, Result};
 use super::{Cgroup, procs, systemd, wait};
 
-/// How long those who are there are waited for until it is tried again: they may be moved.
-const ROUND: Duration = Duration::from_millis(100);
-
 impl Cgroup {
     /// Removes the cgroup from every hierarchy. Whoever is in a directory that is busy has until `limit` to leave;
     /// all hierarchies are tried, and every error is told.
@@ -45,7 +42,7 @@ fn remove_dir(dir: &Path, deadline: Instant) -> Result<()> {
         if Instant::now() >= deadline {
             return Err(still_busy(dir, &e));
         }
-        wait::until_ended(dir, deadline.min(Instant::now() + ROUND))?;
+        wait::until_ended(dir, deadline.min(Instant::now() + wait::ROUND))?;
     }
 }
 

@@ -12,6 +12,8 @@ use super::error::{Error, Result};
 use super::{file, procs};
 use crate::sys::process;
 
+/// How long processes are waited for until it is tried again to kill or to remove: others may have come, or they been moved.
+pub(super) const ROUND: Duration = Duration::from_millis(100);
 /// Between two looks, at most: where there is nothing to wait for, because there is no descriptor to be had, or the cgroup is busy and
 /// has nobody in it whose pid is one here.
 const AGAIN: Duration = Duration::from_millis(1);
